@@ -1,0 +1,1 @@
+"""Credentials: a token's life from sign-in to renewal, kept encrypted, spent once."""
