@@ -1,12 +1,12 @@
 """Keepline keeps trading bots logged in: it owns the broker's tokens, renews them in time and hands them to every bot.
 
 The front door is lazy: a name's module is imported when the name is first used, so a bot that wants one class pays for
-that class. Invariant: `import keepline` itself imports nothing beyond the standard library's `importlib` and `typing`.
+that class. Invariant: `import keepline` itself imports nothing beyond the standard library's `importlib`.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing for it would cost more than all the rest
 if TYPE_CHECKING:
     from keepline.credentials.issuer import (
         AuthService,

@@ -1,17 +1,14 @@
-"""Counters, log events and redaction: what rooms say about themselves.
+"""Counters, gauges and distributions in plain numbers, read at scrape.
 
-Rooms count in plain numbers and log through the standard library; the street decides where it goes. Exporters
-(prometheus-client, structlog) are imported where they are used, so that a bot that wants a token pays for neither.
-Invariants: no secret, user name or order id is a label; every log line that leaves through `setup_logging` is redacted.
+Invariants: counting is exact from several threads; the exporter is imported where it is used; no secret, user name or
+order id is a label.
 """
 
 import bisect
 import itertools
-import logging
 import math
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 __all__ = [
@@ -21,9 +18,6 @@ __all__ = [
     "Histogram",
     "Metric",
     "Registry",
-    "event",
-    "fields_of",
-    "redact",
     "render_metrics",
 ]
 
@@ -34,50 +28,9 @@ DEFAULT_BUCKETS = (
 )  # fmt: skip
 """Upper bounds in seconds, from a callback (0.1 ms) to a refresh that hangs (30 s); 1 ms is one of the alert rules."""
 
-_PRIVATE_FIELD = (
-    r"(?:access_token|refresh_token|id_token|client_secret|app_secret|api_?key|password|shared_secret|code_verifier"
-    r"|bearer_token|token|secret|code)"
-)
-_REDACTIONS = (
-    (
-        re.compile(r"(?i)\b(bearer|basic)(\s+)(?!error|token\b|realm)[A-Za-z0-9._~+/=-]{6,}"),
-        r"\1\2[redacted]",
-    ),
-    (re.compile(r"(?i)([?&]" + _PRIVATE_FIELD + r"=)[^&\s'\"]+"), r"\1[redacted]"),
-    (
-        re.compile(r"(?i)([\"']" + _PRIVATE_FIELD + r"[\"']\s*:\s*)([\"'])(?:\\.|(?!\2).)*(\2|$)"),
-        r"\1\2[redacted]\2",
-    ),
-    (
-        re.compile(r"(?i)\b((?!code=)" + _PRIVATE_FIELD + r"=)(?!\[redacted)[^&\s,;'\")\]}]{6,}"),
-        r"\1[redacted]",
-    ),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[redacted jwt]"),
-)
-
-
-def redact(text: str) -> str:
-    """The text without what looks like a secret: bearer values, token fields in URLs, JSON and forms, JWTs."""
-    for pattern, replacement in _REDACTIONS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def event(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
-    """Log a stable, greppable sentence with its fields.
-
-    Args:
-        logger: the room's logger, named `keepline.<room>`.
-        level: `logging.INFO` and its like.
-        message: the event's name as in the contract, for example `Token refreshed`.
-        fields: numbers and short texts; never a secret.
-    """
-    if logger.isEnabledFor(level):
-        logger.log(level, message, extra={"fields": fields})
-
 
 class Metric:
-    """One name with its labelled plain numbers, safe from every thread: `set` costs a dictionary write, `inc` a lock too."""
+    """One name with its labelled plain numbers, safe from every thread; `set` costs a dictionary write."""
 
     __slots__ = ("_lock", "_values", "description", "kind", "labels", "name")
 
@@ -267,8 +220,3 @@ def _family(metric: Metric) -> Any:
     for labels, value in metric.samples():
         family.add_metric(labels, value)
     return family
-
-
-def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
-    """The fields of a record that `event` made, empty for others."""
-    return getattr(record, "fields", {})
