@@ -35,6 +35,7 @@ MAY_BLOCK = (
     ("<frozen importlib._bootstrap>", {"_find_and_load"}, "a module is imported at its first use"),
     ("keepline/files.py", {"runtime_directory", "private_directory", "strangers_can_write"},
      "a few stats and one mkdir on a RAM disk, once per start"),
+    ("keepline/portal.py", {"call", "submit", "stop"}, "a synchronous face used inside a loop waits for the portal's"),
 )  # fmt: skip
 
 
