@@ -1,0 +1,348 @@
+"""The tables of the configuration: each key with its type, its default and one sentence.
+
+Invariants: every table is frozen and refuses what it does not know; a secret is a `Secret`, never a text.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from keepline.errors import ConfigError
+from keepline.files import read_private
+
+__all__ = [
+    "ISSUERS",
+    "CredentialSettings",
+    "OAuth2Credential",
+    "ProjectXCredential",
+    "RelaySettings",
+    "SandboxSettings",
+    "SchwabCredential",
+    "Secret",
+    "Section",
+    "Settings",
+    "StaticCredential",
+    "TargetSettings",
+    "TelemetrySettings",
+    "Text",
+]
+
+Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0")]
+Delay = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
+Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
+Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
+Moment = Annotated[datetime, Meta(tz=True, description="a date and time with an offset")]
+
+
+class Secret:
+    """A text that shows itself only when asked by name."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "[secret]"
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file; `short` names the one key that a bare string stands for."""
+
+    short: ClassVar[str] = ""
+
+
+class CredentialSettings(Section, frozen=True, kw_only=True):
+    """What every `[credentials.NAME]` may say, whoever issues the token.
+
+    Attributes:
+        issuer: who issues it; the section's own name counts when that is an issuer.
+        storage: where the token is kept.
+        storage_path: the encrypted file; `data/NAME.enc` unless given.
+        storage_key_file: a 0600 file with the key or passphrase of the encrypted file.
+        kdf: how a passphrase becomes a key.
+        refresh_buffer_seconds: renew this long before expiry, or earlier as `refresh_at_fraction` says.
+        refresh_at_fraction: renew after this share of the lifetime; the smaller buffer wins.
+        max_retries: attempts in a row before the steady pace of the last delay.
+        retry_delays: seconds before the first, second, … repeat of a failed refresh.
+        max_queue_depth: callers that may wait for a refresh at once.
+        queue_timeout_seconds: how long such a caller waits.
+        refresh_timeout_seconds: how long an answer of the issuer is waited for.
+    """
+
+    issuer: str
+    storage: Literal["encrypted", "memory", "schwab-file"] = "encrypted"
+    storage_path: Path
+    storage_key_file: Path | None = None
+    kdf: Literal["pbkdf2", "argon2id"] = "pbkdf2"
+    refresh_buffer_seconds: Delay = 7200.0
+    refresh_at_fraction: Share = 5 / 6
+    max_retries: Count = 4
+    retry_delays: Annotated[tuple[Delay, ...], Meta(min_length=1)] = (30.0, 60.0, 120.0, 300.0)
+    max_queue_depth: Count = 100
+    queue_timeout_seconds: Seconds = 10.0
+    refresh_timeout_seconds: Seconds = 30.0
+
+
+class SchwabCredential(CredentialSettings, frozen=True, kw_only=True):
+    """Schwab's Trader API: 30 minute tokens, a person every seven days.
+
+    Attributes:
+        token_file: the JSON file that schwab-py reads and writes, used with `storage = "schwab-file"`.
+        app_config: the YAML file with `app_key` and `app_secret`.
+        base_url: where the API lives.
+        redirect_uri: the callback registered with the app.
+    """
+
+    storage: Literal["schwab-file", "encrypted", "memory"] = "schwab-file"
+    token_file: Path = Path("configs/schwab_tokens.json")
+    app_config: Path = Path("configs/schwab_app_config.yaml")
+    base_url: Text = "https://api.schwabapi.com"
+    redirect_uri: Text = "https://127.0.0.1:8182"
+
+
+class ProjectXCredential(CredentialSettings, frozen=True, kw_only=True):
+    """ProjectX (TopstepX and others): a login key buys a 24 hour token, no person needed.
+
+    Attributes:
+        username: the account's user name; PROJECT_X_USERNAME unless given.
+        api_key: the login key, by environment only; PROJECT_X_API_KEY unless given.
+        api_key_file: a 0600 file that holds the login key.
+        base_url: where the gateway lives.
+    """
+
+    username: Text
+    api_key: Secret | None = None
+    api_key_file: Path | None = None
+    base_url: Text = "https://api.topstepx.com"
+
+
+class OAuth2Credential(CredentialSettings, frozen=True, kw_only=True):
+    """Any OAuth 2 server.
+
+    Attributes:
+        token_url: the token endpoint.
+        client_id: the client's name there.
+        client_secret: the client's secret, by environment only.
+        client_secret_file: a 0600 file that holds it.
+        grant: how the first token is bought.
+        client_auth: how the client proves itself.
+        authorize_url: where a person signs in; needed for `authorization_code`.
+        redirect_uri: where the server sends the person back to.
+        scope: what to ask for.
+        pkce: prove the sign-in with a code verifier.
+        refresh_lifetime_seconds: how long after a sign-in a person must act again; none unless given.
+    """
+
+    token_url: Text
+    client_id: Text
+    client_secret: Secret | None = None
+    client_secret_file: Path | None = None
+    grant: Literal["refresh_token", "client_credentials", "authorization_code"] = "refresh_token"
+    client_auth: Literal["basic", "post", "none"] = "basic"
+    authorize_url: str = ""
+    redirect_uri: str = ""
+    scope: str = ""
+    pkce: bool = True
+    refresh_lifetime_seconds: Seconds | None = None
+
+
+class StaticCredential(CredentialSettings, frozen=True, kw_only=True):
+    """A token that somebody else made and nobody renews.
+
+    Attributes:
+        access_token: the token, by environment only.
+        access_token_file: a 0600 file that holds it.
+        expires_at: when it dies; never unless given.
+    """
+
+    storage: Literal["memory", "encrypted"] = "memory"
+    access_token: Secret | None = None
+    access_token_file: Path | None = None
+    expires_at: Moment | None = None
+
+
+ISSUERS: Mapping[str, type[CredentialSettings]] = MappingProxyType(
+    {
+        "schwab": SchwabCredential,
+        "projectx": ProjectXCredential,
+        "oauth2": OAuth2Credential,
+        "static": StaticCredential,
+    }
+)
+"""The issuers that a `[credentials.NAME]` may name, each with its table."""
+
+
+class TargetSettings(Section, frozen=True, kw_only=True):
+    """One bot that a relay delivers to; a bare string is its address.
+
+    Attributes:
+        address: `unix:/path`, a path, `tcp://host:port` or `tls://host:port`.
+        name: how logs and metrics call it; the address unless given.
+        send_refresh_token: hand over the refresh token as well.
+        shared_secret: proves the daemon to the bot, by environment only.
+        shared_secret_file: a 0600 file that holds it.
+        tls_certificate: our client certificate (PEM).
+        tls_key: its private key (PEM, 0600).
+        tls_ca: the authority that signed the bot's certificate (PEM).
+        allow_unencrypted_tokens_on_the_network: send over plain `tcp://` beyond loopback.
+    """
+
+    short: ClassVar[str] = "address"
+
+    address: Text
+    name: str = ""
+    send_refresh_token: bool = False
+    shared_secret: Secret | None = None
+    shared_secret_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    allow_unencrypted_tokens_on_the_network: bool = False
+
+
+class RelaySettings(Section, frozen=True, kw_only=True):
+    """`[relay.NAME]`: which credential's tokens go to which bots.
+
+    Attributes:
+        credential: the name of a `[credentials.NAME]`.
+        targets: the bots.
+        attempts: how often one delivery is tried before the next token.
+        retry_delay: seconds before the second try; doubles each time.
+        timeout: seconds for one try.
+    """
+
+    credential: Text
+    targets: Annotated[tuple[TargetSettings, ...], Meta(min_length=1)]
+    attempts: Count = 3
+    retry_delay: Delay = 5.0
+    timeout: Seconds = 5.0
+
+
+class TelemetrySettings(Section, frozen=True, kw_only=True):
+    """`[telemetry]`: where log lines and numbers go.
+
+    Attributes:
+        log_file: also write the log there; reopened after a rotation.
+        log_format: lines for people or JSON objects.
+        log_level: the least that is logged.
+        metrics: loopback host:port of `/metrics`, `/healthz` and `/readyz`; "" switches them off.
+    """
+
+    log_file: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics: str = "127.0.0.1:9464"
+
+
+class SandboxSettings(Section, frozen=True, kw_only=True):
+    """`[sandbox]`: the venue that `keepline sandbox serve` plays.
+
+    Attributes:
+        host: a loopback address.
+        port: 0 takes any free one.
+        access_lifetime: seconds that an access token lives.
+        refresh_lifetime: seconds that a refresh token lives.
+        rotate: whether a refresh answers with a new refresh token.
+        grace: seconds for which a rotated refresh token still works.
+        seed: the same seed gives the same tokens.
+    """
+
+    host: Text = "127.0.0.1"
+    port: Port = 8787
+    access_lifetime: Seconds = 1800.0
+    refresh_lifetime: Seconds = 604800.0
+    rotate: bool = True
+    grace: Delay = 0.0
+    seed: int = 1
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that was configured.
+
+    Attributes:
+        credentials: by name, in the order of the file.
+        relay: by name, in the order of the file.
+        telemetry: log and metrics.
+        sandbox: the venue for trying out.
+        file: the file that was read, None when there was none.
+        base: the directory that relative paths start from.
+        credentials_directory: where systemd put the service's credentials, None outside of systemd.
+    """
+
+    credentials: Mapping[str, CredentialSettings]
+    relay: Mapping[str, RelaySettings]
+    telemetry: TelemetrySettings
+    sandbox: SandboxSettings
+    file: Path | None
+    base: Path
+    credentials_directory: Path | None = None
+
+    def secret(self, section: str, table: Struct, key: str) -> str:
+        """The secret `key` of a table: from the environment, its `…_file`, or systemd; "" when nobody gave it.
+
+        Args:
+            section: the table's path, for example `credentials.topstep`; systemd's credential is `<section>.<key>`.
+            table: the table itself.
+            key: the secret's name without `_file`.
+
+        Raises:
+            ConfigError: the file is named and does not exist, or is empty.
+            StorageError: the file is readable by others, not ours, or not a regular file.
+        """
+        given = getattr(table, key)
+        if isinstance(given, Secret):
+            return given.reveal()
+        path = getattr(table, f"{key}_file")
+        if path is not None:
+            return _secret_file(path, key=f"{section}.{key}_file", file=self.file)
+        if self.credentials_directory is not None:
+            loaded = self.credentials_directory / f"{section}.{key}"
+            if loaded.is_file():
+                return loaded.read_text(encoding="utf-8").strip()
+        return ""
+
+    def show(self) -> dict[str, Any]:
+        """The settings in effect as plain values, secrets hidden: what `keepline config show` prints."""
+        shown = {
+            "credentials": {name: _plain(table) for name, table in self.credentials.items()},
+            "relay": {name: _plain(table) for name, table in self.relay.items()},
+            "telemetry": _plain(self.telemetry),
+            "sandbox": _plain(self.sandbox),
+        }
+        return {"file": None if self.file is None else str(self.file), **shown}
+
+
+def _plain(table: Struct) -> object:
+    return msgspec.to_builtins(table, enc_hook=str)
+
+
+def _secret_file(path: Path, *, key: str, file: Path | None) -> str:
+    data = read_private(path)
+    if data is None:
+        raise ConfigError(
+            f"{path} does not exist; write the secret there, mode 600", key=key, file=file
+        )
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text", key=key, file=file) from None
+    if not text:
+        raise ConfigError(f"{path} is empty; write the secret there", key=key, file=file)
+    return text

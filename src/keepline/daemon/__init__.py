@@ -1,0 +1,1 @@
+"""The daemon: parts that start, serve, drain and restart alone, and the local socket that bots talk to."""
