@@ -40,9 +40,9 @@ def setup_logging(
 ) -> Callable[[], None]:
     """Send every log line of the process to the console, and to a file when one is named.
 
-    A line of text is `[timestamp] LEVEL: message key=value …`, in UTC, with `component=` from WARNING up; one of JSON is
-    an object with `timestamp`, `level`, `message`, `component` and `fields`. What asyncio, aiohttp and others say
-    passes from WARNING up (from INFO up at level DEBUG). Calling it again replaces what the last call set up.
+    A line of text is `[timestamp] LEVEL: message key=value ...`, in UTC, with `component=` from WARNING up. A line of
+    JSON is an object with `timestamp`, `level`, `message`, `component` and `fields`. What asyncio, aiohttp and others
+    say passes from WARNING up (from INFO up at level DEBUG). Calling it again replaces what the last call set up.
 
     Args:
         level: the least that is logged, by name.
