@@ -314,8 +314,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             return _secret_file(path, key=f"{section}.{key}_file", file=self.file)
         if self.credentials_directory is not None:
             loaded = self.credentials_directory / f"{section}.{key}"
-            if loaded.is_file():
-                return loaded.read_text(encoding="utf-8").strip()
+            if (
+                loaded.exists()
+            ):  # systemd's own checks hold there, and an ACL shows as a group right
+                return _secret_file(loaded, key=f"{section}.{key}", loose="allow")
         return ""
 
     def show(self) -> dict[str, Any]:
@@ -333,12 +335,13 @@ def _plain(table: Struct) -> object:
     return msgspec.to_builtins(table, enc_hook=str)
 
 
-def _secret_file(path: Path, *, key: str, file: Path | None) -> str:
-    data = read_private(path)
+def _secret_file(
+    path: Path, *, key: str, file: Path | None = None, loose: Literal["refuse", "allow"] = "refuse"
+) -> str:
+    data = read_private(path, on_loose_mode=loose, system=True)
     if data is None:
-        raise ConfigError(
-            f"{path} does not exist; write the secret there, mode 600", key=key, file=file
-        )
+        message = f"{path} does not exist; write the secret there, mode 600"
+        raise ConfigError(message, key=key, file=file)
     try:
         text = data.decode().strip()
     except UnicodeDecodeError:

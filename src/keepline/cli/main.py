@@ -1,0 +1,112 @@
+"""Runs one command and turns its end, good or bad, into an exit code."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from keepline.errors import (
+    APIError,
+    ConfigError,
+    KeeplineError,
+    SignInRequired,
+    TokenUnavailable,
+    TransientError,
+)
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "SIGN_IN",
+    "UNREACHABLE",
+    "USAGE",
+    "exit_code",
+    "main",
+    "run",
+]
+
+DONE, FAILED, USAGE, SIGN_IN, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def main() -> NoReturn:
+    """The program `keepline`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors are on standard error already."""
+    from keepline.cli.app import app
+
+    try:
+        code = _finish(app(list(arguments), prog_name="keepline", standalone_mode=False))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except KeeplineError as error:
+        _say(str(error))
+        code = exit_code(error)
+    except BrokenPipeError:
+        code = _reader_left()
+    except Exception as error:
+        code = _click_error(error)
+    return code
+
+
+def exit_code(error: BaseException) -> int:
+    """0 done · 1 failed · 2 usage or configuration · 3 a person must sign in · 4 the other side is unreachable."""
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, SignInRequired):
+        return SIGN_IN
+    if isinstance(error, TransientError | TokenUnavailable | ConnectionError):
+        return UNREACHABLE
+    if isinstance(error, APIError) and error.category in ("network", "timeout"):
+        return UNREACHABLE
+    return FAILED
+
+
+def _finish(result: object) -> int:
+    """Flush while a broken pipe can still be told from a failure."""
+    sys.stdout.flush()
+    return result if isinstance(result, int) else DONE
+
+
+def _reader_left() -> int:
+    """`keepline … | head` has read enough: be quiet, also when the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _click_error(error: Exception) -> int:
+    """Usage errors carry their own code and words; anything else is a fault of ours."""
+    words = getattr(error, "format_message", None)
+    if words is not None:
+        _say(_usage(words(), getattr(error, "ctx", None)))
+        return int(getattr(error, "exit_code", USAGE))
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
+    return _internal(error)
+
+
+def _usage(message: str, context: object) -> str:
+    command = getattr(context, "command_path", "keepline")
+    message = message.strip().rstrip(".")
+    if re.search(r"unexpected extra argument", message):  # it may be a secret: do not repeat it
+        message = "one argument too many; tokens and secrets are never arguments, give them on standard input"
+    return f"{message[:1].lower()}{message[1:]}; see {command} --help"
+
+
+def _internal(error: Exception) -> int:
+    from keepline.telemetry import redact
+
+    _say(redact(f"internal error, please report it: {type(error).__name__}: {error}"))
+    if os.environ.get("KEEPLINE_DEBUG"):
+        import traceback
+
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    return FAILED
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"keepline: {line}\n")
