@@ -203,7 +203,8 @@ class TokenFile:
             self._noted(saved)
             self._tidy(self._intent_path)
             self._tidy(self._fallback())
-            return saved
+            # a file that counts in whole seconds may know a smaller number than the one that was given out already
+            return saved.with_generation(max(saved.generation, token.generation))
 
     def drop_intent(self) -> None:
         """Forget that a refresh was begun: it is known that nothing was spent."""
@@ -284,7 +285,7 @@ class TokenFile:
         saved = self.codec.load(self.path)
         if saved is None or not self.codec.matches(saved, token):
             raise StorageError("what was read back is not what was saved", path=self.path)
-        return saved.with_generation(max(saved.generation, token.generation))
+        return saved
 
     def _make_way(self) -> None:
         try:

@@ -198,7 +198,7 @@ class TokenStorage(StoredTokens):
             return
         from keepline.credentials.vault import VaultCodec  # cryptography is for those who encrypt
 
-        path = Path(storage_path).expanduser()
+        path = Path(storage_path).expanduser().absolute()
         self._file = TokenFile(
             path,
             VaultCodec(path, key=key, credential=credential, kdf=kdf, clock=clock),
