@@ -133,7 +133,7 @@ class TokenFile:
         Raises:
             StorageError: not saved; the old file stands.
         """
-        self.prepare(None).save(token)
+        self.commit(token, None)
 
     def prepare(self, spending: Token | None) -> "FilePendingSave":
         """Make sure that an answer can be saved, and note that a refresh token is about to be spent.
@@ -192,11 +192,12 @@ class TokenFile:
             StorageError: not saved; the message says where the token is kept meanwhile.
         """
         with self._lock:
-            token = self._numbered(token)
             try:
+                self._make_way()
+                token = self._numbered(token)
                 saved = self._written(token, reservation)
             except StorageError as error:
-                raise self._kept_after(error, token) from error
+                raise self._kept_after(error, self._numbered(token)) from error
             finally:
                 if reservation is not None:
                     reservation.discard()
@@ -279,7 +280,6 @@ class TokenFile:
         return max(_SMALLEST_RESERVE, 2 * size)
 
     def _written(self, token: Token, reservation: files.Reservation | None) -> Token:
-        self._make_way()
         data = self.codec.encode(token)
         (reservation or files.reserve(self.path, len(data))).commit(data)
         saved = self.codec.load(self.path)
@@ -289,7 +289,7 @@ class TokenFile:
 
     def _make_way(self) -> None:
         try:
-            self.codec.load(self.path)
+            self._noted(self.codec.load(self.path))
         except DamagedFile as error:
             aside = next(path for path in self._aside_names() if not path.exists())
             self.path.rename(aside)

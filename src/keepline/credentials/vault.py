@@ -80,7 +80,7 @@ _CAPS = {
 }
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands in clear before the body, and is authenticated with it."""
 
     kdf: Kdf
@@ -95,7 +95,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sealed(NamedTuple):
     """A file whose form is right; its secret is still closed."""
 
-    header: Header
+    header: _Header
     associated: bytes
     body: bytes
 
@@ -163,11 +163,11 @@ def _check_version(version: int, path: Path) -> None:
         )
 
 
-def _header(data: bytes, path: Path) -> Header:
+def _header(data: bytes, path: Path) -> _Header:
     try:
         if len(data) > _LONGEST_HEADER:
             raise ValueError("too long")
-        header = msgspec.json.decode(data, type=Header)
+        header = msgspec.json.decode(data, type=_Header)
         lengths = (len(header.nonce), len(header.salt), len(header.key_id))
         if lengths != (_NONCE_BYTES, _SALT_BYTES, 8):
             raise ValueError(f"nonce, salt and key id of {lengths} bytes")
@@ -218,7 +218,7 @@ class Vault:
         self._salt = self._salt or os.urandom(_SALT_BYTES)
         keys = self._keys(self._kdf, self._salt)
         nonce = os.urandom(_NONCE_BYTES)
-        header = Header(
+        header = _Header(
             self._kdf, self._salt, keys.id, nonce, token.generation, created_at, credential
         )
         plain, clear = _json(token), msgspec.json.encode(header)
