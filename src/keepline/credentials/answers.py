@@ -14,7 +14,7 @@ from typing import Any
 
 from keepline.credentials.token import NEVER
 from keepline.errors import TransientError
-from keepline.telemetry import redact
+from keepline.telemetry.redaction import redact
 
 __all__ = ["Answer", "after", "number", "quoted", "transient"]
 
