@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
-REPOSITORY = Path(__file__).parent.parent
 PEER_ABSENT = "peer tool absent: "
 
 FOREIGN_VARIABLES = (
