@@ -35,8 +35,9 @@ __all__ = [
 Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0")]
 Delay = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
 Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+Number = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
-Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+Share = Annotated[float, Meta(gt=0, lt=1, description="a number above 0 and below 1")]
 Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
 Moment = Annotated[datetime, Meta(tz=True, description="a date and time with an offset")]
 
@@ -93,8 +94,8 @@ class CredentialSettings(Section, frozen=True, kw_only=True):
     kdf: Literal["pbkdf2", "argon2id"] = "pbkdf2"
     refresh_buffer_seconds: Delay = 7200.0
     refresh_at_fraction: Share = 5 / 6
-    max_retries: Count = 4
-    retry_delays: Annotated[tuple[Delay, ...], Meta(min_length=1)] = (30.0, 60.0, 120.0, 300.0)
+    max_retries: Number = 4
+    retry_delays: Annotated[tuple[Seconds, ...], Meta(min_length=1)] = (30.0, 60.0, 120.0, 300.0)
     max_queue_depth: Count = 100
     queue_timeout_seconds: Seconds = 10.0
     refresh_timeout_seconds: Seconds = 30.0
