@@ -274,7 +274,7 @@ def test_after_a_failed_fsync_the_file_is_written_anew_and_never_synced_again(
     real = os.fsync
 
     def fsync(fd: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         if len(synced) == 1:
             raise OSError(errno.EIO, "lost pages")
         real(fd)

@@ -78,28 +78,23 @@ class FileLease:
         if self._fd is not None:
             return None
         try:
-            return _open_locked(self.path)
-        except FileNotFoundError:
-            await asyncio.to_thread(self._make_directory)
-            return None
+            try:
+                return _open_locked(self.path)
+            except FileNotFoundError:
+                await asyncio.to_thread(self._make_directory)
+                return _open_locked(self.path)
         except StorageError:
             raise
         except OSError as error:
-            raise self._failure(error) from error
+            raise StorageError(
+                f"the lock file cannot be used ({error.strerror}): make its directory ours and writable",
+                path=self.path,
+            ) from error
 
     def _make_directory(self) -> None:
         missing = [p for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]
-        try:
-            for directory in reversed(missing):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"the lock file cannot be used ({error.strerror}): make its directory ours and writable",
-            path=self.path,
-        )
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"<FileLease {self.path}, {'held' if self.held else 'free or held by another'}>"
