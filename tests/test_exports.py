@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -33,9 +34,11 @@ MODULES = [module.name for module in pkgutil.walk_packages(keepline.__path__, "k
 def loaded_after(code: str) -> set[str]:
     """The names in `sys.modules` of a fresh interpreter that ran the code."""
     program = f"{code}\nimport sys; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
+    }
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
