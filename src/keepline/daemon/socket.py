@@ -8,6 +8,7 @@ again when it vanishes, and a live owner of it is never robbed.
 import asyncio
 import logging
 import os
+import select
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +19,8 @@ import keepline
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.token import Token
 from keepline.daemon.parts import Part
-from keepline.daemon.place import SocketPlace, peer_is_gone, peer_uid
 from keepline.errors import ConfigError, KeeplineError, QueueFull, Refused
+from keepline.relay.binding import Binding, bind_unix
 from keepline.relay.local import (
     MAX_LINE,
     PROTOCOL,
@@ -28,6 +29,7 @@ from keepline.relay.local import (
     error_to_wire,
     token_object,
 )
+from keepline.relay.peer import peer_of
 from keepline.telemetry import REGISTRY, event
 
 __all__ = ["LOOK_SECONDS", "MAX_CLIENTS", "LocalSocket", "TokenSource"]
@@ -39,6 +41,8 @@ MAX_CLIENTS = 256
 
 LOOK_SECONDS = 2.0
 """Between two looks whether the socket file is still ours."""
+
+_BACKLOG = 64
 
 CLIENTS = REGISTRY.gauge("local_clients", "Connections to the daemon's local socket.")
 
@@ -84,7 +88,7 @@ class LocalSocket(Part):
         self._uids = allowed_uids
         self._max_clients = max_clients
         self.clock = clock
-        self._place = SocketPlace(path)
+        self._binding: Binding | None = None
         self._server: asyncio.AbstractServer | None = None
         self._trouble = ""
 
@@ -93,9 +97,8 @@ class LocalSocket(Part):
 
         Raises:
             ConfigError: the path is too long for a socket.
-            StorageError: another daemon owns it, or the directory is not safe.
+            StorageError: another daemon listens there, or the directory is not safe.
         """
-        await asyncio.to_thread(self._place.claim)
         await self._listen()
         event(log, logging.INFO, "Listening", socket=str(self.path))
 
@@ -103,7 +106,7 @@ class LocalSocket(Part):
         """Bind again whenever somebody removed the file; connections that stand go on."""
         while True:
             await self.clock.sleep(LOOK_SECONDS)
-            if await asyncio.to_thread(self._place.is_ours):
+            if self._binding is not None and await asyncio.to_thread(self._binding.stands):
                 continue
             try:
                 await self._listen()
@@ -119,7 +122,9 @@ class LocalSocket(Part):
             self._server = None
         for client in list(self.clients):
             client.close()
-        await asyncio.to_thread(self._place.leave)
+        if self._binding is not None:
+            await asyncio.to_thread(self._binding.release)
+            self._binding = None
 
     def ready(self) -> tuple[bool, str]:
         if self._trouble:
@@ -127,22 +132,23 @@ class LocalSocket(Part):
         return True, f"{len(self.clients)} clients"
 
     async def _listen(self) -> None:
-        sock = await asyncio.to_thread(self._place.bind)
-        loop = asyncio.get_running_loop()
-        old, self._server = (
-            self._server,
-            await loop.create_unix_server(lambda: _Client(self), sock=sock, backlog=64),
+        binding = await asyncio.to_thread(
+            bind_unix, self.path, mode=0o600, group=None, backlog=_BACKLOG, clock=self.clock
         )
+        server = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Client(self), sock=binding.socket, backlog=_BACKLOG
+        )
+        old, self._server, self._binding = self._server, server, binding
         self._trouble = ""
         if old is not None:
             old.close()
 
     def admit(self, transport: asyncio.Transport) -> Exception | None:
         """Why this connection is not served, None when it is."""
-        uid = peer_uid(transport.get_extra_info("socket"))
-        if uid is not None and uid not in {0, os.geteuid(), *self._uids}:
-            event(log, logging.WARNING, "Client refused", uid=uid)
-            return Refused(f"user {uid} is not served here")
+        peer = peer_of(transport.get_extra_info("socket"), pidfd=False)
+        if peer is not None and peer.uid not in {0, os.geteuid(), *self._uids}:
+            event(log, logging.WARNING, "Client refused", uid=peer.uid, pid=peer.pid)
+            return Refused(f"user {peer.uid} is not served here")
         if len(self.clients) >= self._max_clients:
             event(log, logging.WARNING, "Client refused", total=len(self.clients))
             return QueueFull(f"{self._max_clients} clients are connected already")
@@ -185,7 +191,7 @@ class _Client(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has said all: it still gets its answers (`nc -N` works so) unless it is gone altogether."""
-        if peer_is_gone(self._transport.get_extra_info("socket")):
+        if _is_gone(self._transport.get_extra_info("socket")):
             return False
         self._at_end = True
         self._close_when_done()
@@ -285,3 +291,12 @@ class _Client(asyncio.Protocol):
         total = len(self._daemon.clients)
         CLIENTS.set(total)
         event(log, logging.DEBUG, what, total=total)
+
+
+def _is_gone(sock: Any) -> bool:
+    """Whether the peer closed both directions, not only its sending one (POLLHUP of poll(2))."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
