@@ -78,6 +78,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._nudge = asyncio.Event()
         self._said = TokenState.INITIAL
+        self._mourned: Token | None = None
         self._closed = False
         self._owed = OwedSave(self._report)
 
@@ -251,9 +252,9 @@ class Keeper:
                 newest=lambda: self.generation,
             )
             self._apply(outcome, base)
+            await self._remember(outcome, base)
         finally:
             self._renewal.spending = False
-        await self._remember(outcome, base)
 
     def _apply(self, outcome: Outcome, base: Token | None) -> None:
         self._report.counts(outcome.kind.value)
@@ -270,9 +271,8 @@ class Keeper:
         assert token is not None
         held = self.token
         if held is not None and held is not base and _outlasts(held, token):
-            self._owed.owe(
-                held, self.now
-            )  # a new sign-in was handed in meanwhile; the answer is saved over it
+            # a new sign-in was handed in meanwhile, and the answer was saved over it: it goes on top again
+            self.hand_in(held.with_generation(next_generation(token.generation, held.issued_at)))
             return
         cycle = self.lifecycle.cycle
         token = self._settle_number(token, outcome)
@@ -309,9 +309,7 @@ class Keeper:
                 self.now,
                 chance=self._clock.chance(),
                 retry_after=outcome.retry_after,
-                latest=self.lifecycle.expires - NEAR_DEATH_SECONDS
-                if outcome.postponed
-                else math.inf,
+                latest=self._last_moment if outcome.postponed else math.inf,
             )
         self._report.says(
             logging.WARNING,
@@ -321,6 +319,11 @@ class Keeper:
             reason=reason(outcome.error),
             next=iso(self.when(self.lifecycle.retry_at)),
         )
+
+    @property
+    def _last_moment(self) -> float:
+        """Just inside the time in which an unsavable answer is better than none."""
+        return self.lifecycle.expires - NEAR_DEATH_SECONDS + 1.0
 
     async def _remember(self, outcome: Outcome, base: Token | None) -> None:
         token = outcome.token or base
@@ -417,7 +420,8 @@ class Keeper:
         if state is TokenState.SIGN_IN_REQUIRED and self.signin is not None:
             words, command = str(self.signin.args[0]), self.signin.command
             self._report.says(logging.ERROR, "Sign-in required", reason=words, command=command)
-        elif state is TokenState.EXPIRED:
+        elif state is TokenState.EXPIRED and self._mourned is not self.token:
+            self._mourned = self.token
             self._report.says(logging.WARNING, "Token expired", generation=self.generation)
 
     # --- saves that are owed ---

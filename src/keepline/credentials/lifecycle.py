@@ -29,7 +29,8 @@ NEAR_DEATH_SECONDS = 60.0
 """Below this life left, an answer that may not be savable is better than no token at all."""
 
 YOUNG_SECONDS = 60.0
-"""A venue that refuses a token of less than this age probably refuses every token: renewals for it are spaced."""
+"""A venue that refuses a token of less than this age probably refuses every token: renewals for it are spaced by the
+retry delays."""
 
 SPACING_SECONDS = 1.0
 """Least seconds between a renewal and the next one, however short the issuer says that the token lives."""
@@ -234,12 +235,14 @@ class Lifecycle:
         False leaves the token in service for the others: an attempt failed a moment ago, or the venue refuses every
         token.
         """
+        self._note_time(now)
         if self.state in (TokenState.REFRESHING, TokenState.SIGN_IN_REQUIRED):
             self._rejected = True  # the one under way will do; or a person will
             return True
         if now < self._not_before:
             return False
-        self._strikes = self._strikes + 1 if now - self._issued < YOUNG_SECONDS else 0
+        young = now - max(self._issued, self._not_before) < YOUNG_SECONDS
+        self._strikes = self._strikes + 1 if young else 0
         if self._strikes:
             self._not_before = now + self._backoff.delay(self._strikes)
         self._rejected = True
