@@ -1,5 +1,6 @@
 """Documents that are true: links lead somewhere, examples parse, tables hold what the code holds."""
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -67,7 +68,7 @@ def test_each_link_to_a_file_leads_to_one(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_each_python_example_compiles_and_uses_public_names(page: Path) -> None:
     for text in blocks(page, "python"):
-        compile(text, ids(page), "exec")
+        compile(text, ids(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         for names in re.findall(r"^from keepline import ([\w, ]+)$", text, re.MULTILINE):
             assert {name.strip() for name in names.split(",")} <= set(keepline.__all__)
 
