@@ -224,9 +224,14 @@ class TokenFile:
                 self.codec = codec
                 return
             data = codec.encode(token)
-            with files.reserve(self.path, len(data)) as reservation:
-                reservation.commit(data, check=lambda written: self._same(codec, written, token))
-                self.codec = codec
+            try:
+                with files.reserve(self.path, len(data)) as reservation:
+                    reservation.commit(
+                        data, check=lambda written: self._check_same(codec, written, token)
+                    )
+            finally:
+                if self._opens(codec):  # even when only the directory could not be synced
+                    self.codec = codec
             self._tidy(self._fallback())
 
     # --- reading ---
@@ -317,7 +322,13 @@ class TokenFile:
         failure.errno = error.errno
         return failure
 
-    def _same(self, codec: TokenCodec, written: bytes, token: Token) -> None:
+    def _opens(self, codec: TokenCodec) -> bool:
+        try:
+            return codec.load(self.path) is not None
+        except StorageError:
+            return False
+
+    def _check_same(self, codec: TokenCodec, written: bytes, token: Token) -> None:
         if not codec.matches(codec.decode(written, self.path), token):
             raise StorageError("what was read back is not what was written", path=self.path)
 

@@ -25,7 +25,7 @@ import msgspec
 
 from keepline import files
 from keepline.clock import Clock
-from keepline.credentials.keys import StorageKey, storage_key
+from keepline.credentials.keys import storage_key
 from keepline.credentials.saving import DamagedFile
 from keepline.credentials.token import Token
 from keepline.errors import ConfigError, StorageError
@@ -361,35 +361,31 @@ class VaultCodec:
 
     def decode(self, data: bytes, path: Path) -> Token:
         sealed = parse(data, path)
-        vault = self._opened(create=False)
-        if vault is None:
-            raise StorageError(
-                "is encrypted and its key was not found: set KEEPLINE_STORAGE_KEY_FILE or KEEPLINE_STORAGE_KEY, or "
-                "move the file away and sign in again",
-                path=path,
-                credential=self._credential,
-            )
+        vault = self._opened(path, create=False)
         return vault.open(sealed, credential=self._credential, source=self._source, path=path)
 
     def encode(self, token: Token) -> bytes:
-        vault = self._opened(create=True)
-        assert vault is not None
+        # a file that is there has a key already: a new one would only hide that the right one is missing
+        vault = self._opened(self._path, create=not self._path.exists())
         return vault.seal(token, credential=self._credential, created_at=self._clock.wall())
 
     def matches(self, saved: Token, token: Token) -> bool:
         # extra is the issuer's: JSON may bend an odd number in it, which must not keep a token from being saved
         return replace(saved, extra={}) == replace(token, extra={})
 
-    def _opened(self, *, create: bool) -> Vault | None:
+    def _opened(self, path: Path, *, create: bool) -> Vault:
         if self._vault is None:
             found = storage_key(create=create, data_directory=self._path.parent)
-            if found is not None:
-                self._adopt(found)
+            if found is None:
+                raise StorageError(
+                    "is encrypted and its key was not found: set KEEPLINE_STORAGE_KEY_FILE or KEEPLINE_STORAGE_KEY, "
+                    "or move the file away and sign in again",
+                    path=path,
+                    credential=self._credential,
+                )
+            self._source = found.source
+            self._vault = Vault(found.material, kdf=self._kdf)
         return self._vault
-
-    def _adopt(self, key: StorageKey) -> None:
-        self._source = key.source
-        self._vault = Vault(key.material, kdf=self._kdf)
 
     def __repr__(self) -> str:
         return f"<VaultCodec of {self._credential}>"
