@@ -228,15 +228,16 @@ def trusted_owners(path: Path, allowed_uids: Collection[int] = ()) -> frozenset[
     owner when nobody else can write there.
 
     Raises:
-        StorageError: the directory is missing, or anybody could exchange files in it.
+        StorageError: we may not look into the directory, or anybody could exchange files in it.
+        FileNotFoundError: there is no such directory.
     """
     uid = own_uid()
     trusted = {0, *allowed_uids, *(() if uid is None else (uid,))}
     try:
         info = os.stat(path.parent)  # noqa: PTH116 - with os.lstat below
-    except OSError as error:
+    except PermissionError as error:
         raise StorageError(
-            f"cannot be looked at: {error.strerror}; is the bot running?", path=path.parent
+            f"permission denied: user {uid} may not look into it", path=path.parent
         ) from error
     if not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         trusted.add(info.st_uid)
