@@ -48,8 +48,13 @@ def rooms_of(report: dict) -> list[Room]:
         summary = data["summary"]
         room.covered += summary["covered_lines"] + summary.get("covered_branches", 0)
         room.total += summary["num_statements"] + summary.get("num_branches", 0)
-        lines = spans(data["missing_lines"])
-        branches = [f"{a}->{'exit' if b < 0 else b}" for a, b in data.get("missing_branches", [])]
+        missed = set(data["missing_lines"])
+        lines = spans(sorted(missed))
+        branches = [
+            f"{a}->{'exit' if b < 0 else b}"
+            for a, b in data.get("missing_branches", [])
+            if not missed & {a, b}
+        ]  # a branch to or from a line that was not reached goes without saying
         if lines or branches:
             room.missing.append(f"{file}: {', '.join(lines + branches)}")
     return sorted(rooms.values(), key=lambda room: room.name)

@@ -49,7 +49,7 @@ def test_a_room_under_the_mark_fails_by_name_with_its_lines(small_package: Path,
     assert "under" not in rows["clock"]
     assert "under 90 %" in rows["relay"]
     assert "relay is tested too little" in out
-    assert "src/keepline/relay/wire.py: 4-5, 2->4" in out
+    assert "src/keepline/relay/wire.py: 4-5\n" in out
 
 
 def test_every_room_over_the_mark_passes(small_package: Path, capsys) -> None:
@@ -88,3 +88,11 @@ def test_lines_are_told_in_spans(lines: list[int], text: list[str]) -> None:
 
 def test_an_empty_room_is_full() -> None:
     assert coverage_gate.Room("none").percent == 100
+
+
+def test_a_branch_never_taken_between_lines_that_were_reached_is_told() -> None:
+    summary = {"covered_lines": 4, "num_statements": 4, "covered_branches": 2, "num_branches": 4}
+    data = {"summary": summary, "missing_lines": [], "missing_branches": [[2, 4], [7, -1]]}
+    [room] = coverage_gate.rooms_of({"files": {"src/keepline/clock.py": data}})
+    assert room.percent == 75
+    assert room.missing == ["src/keepline/clock.py: 2->4, 7->exit"]
