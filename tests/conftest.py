@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
+from hypothesis import HealthCheck, settings
+
+# Properties are judged by what they find, not by how fast a busy machine is.
+settings.register_profile("keepline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("keepline")
 
 PEER_ABSENT = "peer tool absent: "
 
