@@ -397,6 +397,10 @@ def test_an_issuer_that_repeats_our_secrets_does_not_get_them_into_the_error() -
         assert "[redacted]" in str(caught.value)
 
 
+def test_a_secret_of_one_letter_is_not_spelled_out_by_its_gaps() -> None:
+    assert quoted("requested grant", ["r", ""]) == "requested grant"
+
+
 def test_a_quotation_is_short_and_on_one_line() -> None:
     assert quoted("a\r\nb\x1b[31m\tc\u2028d") == "a b [31m c d"
     assert len(quoted("x" * 10_000)) == 201

@@ -22,6 +22,7 @@ LONGEST_WAIT = 86_400.0
 """Seconds: a server that asks us to stay away for longer is asked again after a day."""
 
 _QUOTE = 200
+_SHORTEST_SECRET = 4  # to blank out one letter would spell it out
 _TRANSIENT_WORDS = {
     408: "the server gave up waiting",
     429: "too many requests",
@@ -91,7 +92,7 @@ def quoted(text: object, secrets: Iterable[str] = ()) -> str:
     """Words of the other side, fit for a log: short, on one line, without what looks like a secret."""
     shown = str(text)[: 10 * _QUOTE]
     for secret in secrets:
-        if secret:
+        if len(secret) >= _SHORTEST_SECRET:
             shown = shown.replace(secret, "[redacted]")
     shown = " ".join(re.sub(r"[^\x20-\x7e\xa0-\uffff]", " ", redact(shown)).split())
     return shown if len(shown) <= _QUOTE else f"{shown[:_QUOTE]}…"
