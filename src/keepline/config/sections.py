@@ -76,7 +76,8 @@ class CredentialSettings(Section, frozen=True, kw_only=True):
         issuer: who issues it; the section's own name counts when that is an issuer.
         storage: where the token is kept.
         storage_path: the encrypted file; `data/NAME.enc` unless given.
-        storage_key_file: a 0600 file with the key or passphrase of the encrypted file.
+        storage_key: key or passphrase of the encrypted file, by environment only.
+        storage_key_file: a 0600 file that holds it; else the sources that all credentials share.
         kdf: how a passphrase becomes a key.
         refresh_buffer_seconds: renew this long before expiry, or earlier as `refresh_at_fraction` says.
         refresh_at_fraction: renew after this share of the lifetime; the smaller buffer wins.
@@ -90,6 +91,7 @@ class CredentialSettings(Section, frozen=True, kw_only=True):
     issuer: str
     storage: Literal["encrypted", "memory", "schwab-file"] = "encrypted"
     storage_path: Path
+    storage_key: Secret | None = None
     storage_key_file: Path | None = None
     kdf: Literal["pbkdf2", "argon2id"] = "pbkdf2"
     refresh_buffer_seconds: Delay = 7200.0
@@ -194,7 +196,7 @@ class TargetSettings(Section, frozen=True, kw_only=True):
     """One bot that a relay delivers to; a bare string is its address.
 
     Attributes:
-        address: `unix:/path`, a path, `tcp://host:port` or `tls://host:port`.
+        address: `bot:NAME` (that bot's own socket), `unix:/path`, a path, `tcp://host:port` or `tls://host:port`.
         name: how logs and metrics call it; the address unless given.
         send_refresh_token: hand over the refresh token as well.
         shared_secret: proves the daemon to the bot, by environment only.
@@ -202,7 +204,9 @@ class TargetSettings(Section, frozen=True, kw_only=True):
         tls_certificate: our client certificate (PEM).
         tls_key: its private key (PEM, 0600).
         tls_ca: the authority that signed the bot's certificate (PEM).
-        allow_unencrypted_tokens_on_the_network: send over plain `tcp://` beyond loopback.
+        tls_server_name: the name that the bot's certificate must carry; the address's host unless given.
+        allowed_uids: users beside us and root who may own the bot's socket.
+        allow_plain_tcp_beyond_loopback: send over unencrypted TCP to another machine: tokens can be read on the way.
     """
 
     short: ClassVar[str] = "address"
@@ -215,7 +219,9 @@ class TargetSettings(Section, frozen=True, kw_only=True):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
-    allow_unencrypted_tokens_on_the_network: bool = False
+    tls_server_name: str = ""
+    allowed_uids: tuple[Number, ...] = ()
+    allow_plain_tcp_beyond_loopback: bool = False
 
 
 class RelaySettings(Section, frozen=True, kw_only=True):

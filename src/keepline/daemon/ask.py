@@ -1,0 +1,155 @@
+"""What commands ask: the running daemon when there is one, otherwise the store, under the same lease.
+
+Invariants: reading changes nothing; whatever writes a store holds its lease; a running daemon is told of a token that
+somebody else brought, and reads it from the store itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.config import Settings
+from keepline.credentials.manager import TokenManager
+from keepline.credentials.saving import Interruption
+from keepline.credentials.storage import TokenStore
+from keepline.credentials.token import Token
+from keepline.daemon.compose import lease_of, manager_of, store_of
+from keepline.errors import (
+    ConfigError,
+    KeeplineError,
+    SignInRequired,
+    StorageError,
+    TokenUnavailable,
+    TransientError,
+)
+from keepline.http import HttpSession
+from keepline.relay.local import LocalClient
+
+__all__ = ["daemon", "refresh_stored", "save_token", "stored_status", "stored_token", "tell_daemon"]
+
+
+@asynccontextmanager
+async def daemon() -> AsyncIterator[LocalClient | None]:
+    """A connection to the running daemon, None when none runs.
+
+    Raises:
+        KeeplineError: something listens there that cannot be used.
+    """
+    client = LocalClient(name="keepline command")
+    try:
+        await client.connect()
+    except TransientError:
+        yield None
+        return
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def stored_token(settings: Settings, name: str, *, clock: Clock = SYSTEM_CLOCK) -> Token:
+    """The valid token of a store, without a daemon.
+
+    Raises:
+        SignInRequired: nothing is stored.
+        TokenUnavailable: what is stored has expired.
+        StorageError: what is stored cannot be trusted.
+    """
+    token = await asyncio.to_thread(store_of(settings, name, clock=clock).load)
+    if token is None:
+        raise SignInRequired(f"{name}: no token is stored", credential=name)
+    if token.is_expired(clock.wall()):
+        raise TokenUnavailable(
+            f"{name}: the stored token expired at {token.expires_at:%Y-%m-%d %H:%M:%S} UTC and no daemon runs;"
+            f" start `keepline run`, or renew it once: keepline token refresh {name}",
+            credential=name,
+        )
+    return token
+
+
+async def refresh_stored(
+    settings: Settings, name: str, *, than: int | None = None, clock: Clock = SYSTEM_CLOCK
+) -> Token:
+    """Renew without a daemon: under the lease, saved before it is returned.
+
+    Raises:
+        KeeplineError: as `TokenManager.force_refresh`.
+    """
+    async with HttpSession() as http:
+        manager: TokenManager = manager_of(settings, name, http=http, clock=clock)
+        async with manager:
+            return await manager.force_refresh(than=than)
+
+
+async def stored_status(
+    settings: Settings, name: str, *, clock: Clock = SYSTEM_CLOCK
+) -> Mapping[str, Any]:
+    """What the store says of a credential; its own words when it cannot be read."""
+    store: TokenStore = store_of(settings, name, clock=clock)
+    told = {"name": name, "storage": str(store.path or "memory")}
+    try:
+        token = await asyncio.to_thread(store.load)
+        lost = await asyncio.to_thread(store.interrupted)
+    except KeeplineError as error:
+        return {**told, "state": "ERROR", "last_error": str(error)}
+    if token is None:
+        return {**told, "state": "SIGN_IN_REQUIRED", "last_error": None}
+    left = (token.expires_at - clock.wall()).total_seconds()
+    deadline = token.signin_deadline
+    return {
+        **told,
+        "state": "STORED" if left > 0 else "EXPIRED",
+        "generation": token.generation,
+        "fingerprint": token.fingerprint,
+        "issued_at": token.issued_at.isoformat(timespec="seconds"),
+        "expires_at": token.expires_at.isoformat(timespec="seconds"),
+        "expires_in_seconds": round(left, 3),
+        "signin_deadline": deadline.isoformat(timespec="seconds") if deadline else None,
+        "signin_in_seconds": (deadline - clock.wall()).total_seconds() if deadline else None,
+        "interrupted": _words(lost),
+        "last_error": None,
+    }
+
+
+async def save_token(
+    settings: Settings, name: str, token: Token, *, clock: Clock = SYSTEM_CLOCK
+) -> Token:
+    """Save a token that a person brought, under the lease, and tell a running daemon; as it was numbered.
+
+    Raises:
+        ConfigError: the credential is kept in memory only.
+        StorageError: not saved; the last good token stands.
+    """
+    store = store_of(settings, name, clock=clock)
+    lease = lease_of(store, clock=clock)
+    if lease is None:
+        raise ConfigError(
+            'memory keeps no token for another process; set storage = "encrypted"',
+            key=f"credentials.{name}.storage",
+            file=settings.file,
+        )
+    async with lease:
+        await asyncio.to_thread(store.store, token.with_generation(0))  # the store numbers it
+        saved = await asyncio.to_thread(store.load)
+    if saved is None:
+        raise StorageError("holds nothing after the save; try again", path=store.path)
+    return saved
+
+
+async def tell_daemon(name: str) -> Token | None:
+    """Have a running daemon look into the store; its token afterwards, None when no daemon runs or keeps this one."""
+    async with daemon() as client:
+        if client is None:
+            return None
+        known = (await client.status())["credentials"].get(name)
+        if known is None:
+            return None
+        return await client.refresh_token(name, than=known["generation"])
+
+
+def _words(lost: Interruption | None) -> str | None:
+    if lost is None:
+        return None
+    return f"a refresh begun at {lost.begun_at:%Y-%m-%d %H:%M:%S} UTC was never saved; the refresh token may be spent"
