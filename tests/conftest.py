@@ -37,7 +37,7 @@ FOREIGN_NAMES = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY"
 MAY_BLOCK = (
     ("logging/__init__.py", {"emit", "handle", "handleError"}, "a log line is one short write"),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}, "a module is imported at its first use"),
-    ("keepline/files.py", {"runtime_directory", "private_directory", "strangers_can_write"},
+    ("keepline/files/directories.py", {"runtime_directory", "private_directory", "strangers_can_write"},
      "a few stats and one mkdir on a RAM disk, once per start"),
     ("keepline/portal.py", {"call", "submit", "stop"}, "a synchronous face used inside a loop waits for the portal's"),
 )  # fmt: skip
