@@ -66,6 +66,7 @@ class Keeper:
         self.signin: SignInRequired | None = None
         self.attempt = 0
         self.wanted = False
+        self._sent_for = False
         self._config = config
         self._renewal = renewal
         self._clock = clock
@@ -126,8 +127,9 @@ class Keeper:
 
     @property
     def renewing(self) -> bool:
-        """Whether a renewal is under way."""
-        return self._errand is not None and self.lifecycle.state is TokenState.REFRESHING
+        """Whether a renewal is under way, or was sent for in this very turn of the loop."""
+        begun = self._errand is not None and self.lifecycle.state is TokenState.REFRESHING
+        return begun or self._sent_for
 
     @property
     def busy(self) -> bool:
@@ -223,6 +225,7 @@ class Keeper:
     def _send(self, errand: Callable[[], Awaitable[None]]) -> None:
         if errand != self._save:
             self.wanted = False
+        self._sent_for = errand == self._renew
         self._errand = asyncio.ensure_future(self._run(errand))
 
     async def _run(self, errand: Callable[[], Awaitable[None]]) -> None:
@@ -234,7 +237,7 @@ class Keeper:
             if self.lifecycle.state is TokenState.REFRESHING:
                 self.lifecycle.failed(self.now, chance=self._clock.chance())
         finally:
-            self._errand = None
+            self._errand, self._sent_for = None, False
             self.wake()
             self._on_rest()
             self._nudge.set()
@@ -243,6 +246,7 @@ class Keeper:
 
     async def _renew(self) -> None:
         base = self.token
+        self._sent_for = False
         self.attempt = self.lifecycle.begin(self.now)
         try:
             outcome = await self._renewal.run(
