@@ -90,6 +90,10 @@ class Portal:
 
     def _start(self) -> None:
         loop = _new_loop()
+        helpers = concurrent.futures.ThreadPoolExecutor(
+            4, thread_name_prefix=f"{self._name}-helper"
+        )
+        loop.set_default_executor(helpers)
         started = threading.Event()
         loop.call_soon(started.set)
         thread = threading.Thread(target=_run, args=(loop,), name=self._name, daemon=True)

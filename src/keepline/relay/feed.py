@@ -1,11 +1,10 @@
 """A bot's subscription at the daemon: the current token at once, then every renewal, for ever.
 
-Invariants: the feed never gives up: it connects again with growing, spread delays; the same token is handed over once; of
-several unread tokens only the newest is; an older generation never replaces a newer one that lives.
+Invariants: the feed never gives up: it connects again with growing, spread delays; the same token is handed over once;
+of several unread tokens only the newest is; an older generation never replaces a newer one that lives.
 """
 
 import asyncio
-import concurrent.futures
 import logging
 import os
 import threading
@@ -76,14 +75,13 @@ class TokenFeed:
         self._latest: Token | None = None
         self._callbacks = Callbacks(callback, clock=clock)
         self._lock = threading.RLock()
-        self._thread_work: concurrent.futures.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._pid = 0
+        self._on_portal = False
+        self._pid = 0  # a forked child has neither the thread nor the task
 
     @property
     def is_running(self) -> bool:
-        working = self._thread_work is not None or self._task is not None
-        return working and self._pid == os.getpid()
+        return self._task is not None and self._pid == os.getpid()
 
     def get_latest_token(self) -> str:
         """The newest access token, "" before the first one."""
@@ -131,19 +129,14 @@ class TokenFeed:
                 return
             client = self._client()
             self._callbacks.open(on_loop=False)
-            self._pid = os.getpid()
-            self._thread_work = shared_portal().submit(self._follow(client, self._hand_over))
+            shared_portal().call(self._begin, client, on_portal=True)
 
     def stop(self) -> None:
         """End it; callbacks that run may finish, none begins. Without `start` it does nothing."""
         with self._lock:
-            work, self._thread_work = self._thread_work, None
-            if work is None or self._pid != os.getpid():
-                return
-            self._callbacks.close()
-            work.cancel()
-            shared_portal().call(_finished, work)
-            self.is_connected = False
+            if self.is_running and self._on_portal:
+                self._callbacks.close()
+                shared_portal().call(self._end)
 
     def __enter__(self) -> "TokenFeed":
         self.start()
@@ -162,8 +155,7 @@ class TokenFeed:
             raise ConfigError("this feed runs already", key="feed")
         client = self._client()
         self._callbacks.open(on_loop=True)
-        self._pid = os.getpid()
-        self._task = asyncio.get_running_loop().create_task(self._follow(client, self._hand_over))
+        await self._begin(client, on_portal=False)
         return self
 
     async def __aexit__(
@@ -172,11 +164,8 @@ class TokenFeed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        task, self._task = self._task, None
         self._callbacks.close()
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._end()
         await self._callbacks.wait_closed()
 
     async def __aiter__(self) -> AsyncIterator[Token]:
@@ -194,6 +183,16 @@ class TokenFeed:
                 if (token := mailbox.take()) is not EMPTY:
                     yield token
         finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _begin(self, client: LocalClient, *, on_portal: bool) -> None:
+        self._on_portal, self._pid = on_portal, os.getpid()
+        self._task = asyncio.get_running_loop().create_task(self._follow(client, self._hand_over))
+
+    async def _end(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -267,10 +266,3 @@ class TokenFeed:
     def __repr__(self) -> str:
         state = "connected" if self.is_connected else "not connected"
         return f"<TokenFeed {self.credential} {state}, latest {self._latest}>"
-
-
-async def _finished(work: "concurrent.futures.Future[None]") -> None:
-    """Return once cancelled work on this loop has ended: its task runs before this one's next turn."""
-    while not work.done():
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)

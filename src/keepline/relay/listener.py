@@ -105,9 +105,11 @@ class Listener:
             self._timer.cancel()
         server, binding, self._server, self._binding = self._server, self._binding, None, None
         if binding is not None:
-            await asyncio.to_thread(binding.release)
+            await asyncio.to_thread(binding.unlink)
         if server is not None:
             server.close()
+        if binding is not None:
+            binding.socket.close()
         for connection in list(self.connections):
             connection.abort()
 
