@@ -9,18 +9,15 @@ be understood is moved aside, never overwritten; what the main file does not tak
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Protocol
-
-import msgspec
+from typing import Protocol
 
 from keepline import files, telemetry
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.credentials.token import Token, fingerprint, next_generation
+from keepline.credentials.intent import IntentRecord, Interruption
+from keepline.credentials.token import Token, next_generation
 from keepline.errors import StorageError
 
 __all__ = ["DamagedFile", "FilePendingSave", "Interruption", "TokenCodec", "TokenFile"]
@@ -32,21 +29,6 @@ _SMALLEST_RESERVE = 8192
 
 class DamagedFile(StorageError):
     """The bytes make no sense as what they should be: nobody can read them, so they may be moved aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interruption:
-    """A refresh was begun and its answer never saved: the refresh token in the store may be spent.
-
-    Attributes:
-        begun_at: when (aware UTC).
-        generation: of the token whose refresh token was to be spent.
-        fingerprint: of that refresh token.
-    """
-
-    begun_at: datetime
-    generation: int
-    fingerprint: str
 
 
 class TokenCodec(Protocol):
@@ -74,14 +56,6 @@ class TokenCodec(Protocol):
         ...
 
 
-class _Intent(msgspec.Struct, frozen=True):
-    v: int
-    begun_at: Annotated[datetime, msgspec.Meta(tz=True)]
-    generation: int
-    fingerprint: str
-    access_fingerprint: str
-
-
 class TokenFile:
     """A token store over one file; every method may block and may be called from several threads.
 
@@ -106,7 +80,7 @@ class TokenFile:
         self.codec = codec
         self._fallback_directory = fallback_directory
         self._credential = credential
-        self._clock = clock
+        self._intent = IntentRecord(path.with_name(f"{path.name}.intent"), clock)
         self._lock = threading.RLock()
         self._seen = 0
 
@@ -148,7 +122,7 @@ class TokenFile:
             size = self._check_place()
             reservation = files.reserve(self.path, size)
             try:
-                began = spending is not None and self._begin(spending)
+                began = spending is not None and self._intent.begin(spending)
             except BaseException:
                 reservation.discard()
                 raise
@@ -157,17 +131,7 @@ class TokenFile:
     def interrupted(self) -> Interruption | None:
         """The refresh that was begun with the stored token and never saved, None when there is none."""
         with self._lock:
-            intent = self._intent()
-            if intent is None:
-                return None
-            try:
-                stored = self._newest()
-            except StorageError:
-                pass  # load() tells why; the interruption is true all the same
-            else:
-                if stored is None or stored.fingerprint != intent.access_fingerprint:
-                    return None  # the answer was saved; only the record was not dropped
-            return Interruption(intent.begun_at, intent.generation, intent.fingerprint)
+            return self._intent.interruption(self._newest)
 
     def clear_token(self) -> None:
         """Overwrite and remove everything in which the token could be read.
@@ -177,7 +141,7 @@ class TokenFile:
         """
         with self._lock:
             failures = []
-            for path in (self._fallback(), *self._damaged(), self.path, self._intent_path):
+            for path in (self._fallback(), *self._damaged(), self.path, self._intent.path):
                 try:
                     files.erase(path)
                 except StorageError as error:
@@ -202,7 +166,7 @@ class TokenFile:
                 if reservation is not None:
                     reservation.discard()
             self._noted(saved)
-            self._tidy(self._intent_path)
+            self._tidy(self._intent.path)
             self._tidy(self._fallback())
             # a file that counts in whole seconds may know a smaller number than the one that was given out already
             return saved.with_generation(max(saved.generation, token.generation))
@@ -210,7 +174,7 @@ class TokenFile:
     def drop_intent(self) -> None:
         """Forget that a refresh was begun: it is known that nothing was spent."""
         with self._lock:
-            self._tidy(self._intent_path)
+            self._tidy(self._intent.path)
 
     def recode(self, codec: TokenCodec) -> None:
         """Write the token again in another form; the old file stands until the new one was read from the disk.
@@ -340,36 +304,7 @@ class TokenFile:
                 logging.WARNING, "A file is left that could not be removed", reason=str(error)
             )
 
-    # --- the intent record ---
-
-    def _begin(self, spending: Token) -> bool:
-        """Write the record; False when there is nothing to spend or an earlier record says the same already."""
-        if not spending.refresh_token:
-            return False
-        spent, access = fingerprint(spending.refresh_token), spending.fingerprint
-        earlier = self._intent()
-        if earlier is not None and (earlier.fingerprint, earlier.access_fingerprint) == (
-            spent,
-            access,
-        ):
-            return False
-        intent = _Intent(1, self._clock.wall(), spending.generation, spent, access)
-        files.write_private(self._intent_path, msgspec.json.encode(intent))
-        return True
-
-    def _intent(self) -> _Intent | None:
-        try:
-            data = files.read_private(self._intent_path)
-            return None if data is None else msgspec.json.decode(data, type=_Intent)
-        except (StorageError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-            self._say(logging.WARNING, "The intent record cannot be read", reason=str(error))
-            return None
-
     # --- names ---
-
-    @property
-    def _intent_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.intent")
 
     def _fallback(self) -> Path:
         """Two stores may share a file name, never a path: the path's fingerprint keeps their fallbacks apart."""
