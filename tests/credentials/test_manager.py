@@ -96,7 +96,7 @@ async def test_the_fast_path_looks_at_the_clock_once_and_calls_nothing_else():
             await manager.get_token()
         finally:
             sys.setprofile(before)
-    assert len(looks) == 1
+        assert len(looks) == 1
     assert calls == ["get_token", "<lambda>", "<lambda>"]
 
 

@@ -143,7 +143,6 @@ class Renewal:
             StorageError: it cannot be read.
         """
         self.known = await self._off_loop(self._store.load)
-        self.lost = await self._off_loop(self._interruption, self.known)
         return self.known
 
     async def look(self, current: Token | None) -> Token | None:
@@ -226,7 +225,7 @@ class Renewal:
             if life_left >= NEAR_DEATH_SECONDS:
                 return Outcome(Kind.FAILED, error=error, postponed=True)
             adopted = None
-            self._warn("Store unreadable", error)
+            self._warn("Store unreadable", str(error))
         if adopted is not None and enough(adopted):
             return self._adoption(adopted)
         self.spending = True
@@ -236,14 +235,17 @@ class Renewal:
     async def _spend(
         self, base: Token | None, life_left: float, newest: Callable[[], int]
     ) -> Outcome:
+        # only under the lease: before, the intent may be that of a sibling whose answer is on its way
         self.lost = await self._off_loop(self._interruption, base) or self._unanswered_by(base)
+        if self.lost:
+            self._warn("Refresh was interrupted", self.lost)
         try:
             pending = await self._off_loop(self._store.prepare, base)
         except StorageError as error:
             if life_left >= NEAR_DEATH_SECONDS:
                 return Outcome(Kind.FAILED, error=error, postponed=True)
             pending = None
-            self._warn("No room to save the next token, and this one is about to die", error)
+            self._warn("No room to save the next token, and this one is about to die", str(error))
         asked, wall = self._clock.boottime(), self._clock.wall()
         try:
             kind, token = await self._exchange.after(base, foreign=self._foreign)
@@ -276,14 +278,14 @@ class Renewal:
         try:
             return await self._off_loop(self._store.load)
         except StorageError as error:
-            self._warn("Store unreadable", error)
+            self._warn("Store unreadable", str(error))
             return None
 
     async def _foreign(self, base: Token | None) -> Token | None:
         try:
             return await self.look(base)
         except StorageError as error:
-            self._warn("Store unreadable", error)
+            self._warn("Store unreadable", str(error))
             return None
 
     async def _save(self, pending: "PendingSave | None", token: Token) -> Exception | None:
@@ -311,7 +313,7 @@ class Renewal:
         try:
             pending.abandon(answer_lost=answer_lost)
         except OSError as error:
-            self._warn("The reserved space could not be freed", error)
+            self._warn("The reserved space could not be freed", str(error))
 
     def _adoption(self, token: Token) -> Outcome:
         left = seconds_left(token, self._clock.wall())
@@ -379,8 +381,8 @@ class Renewal:
             return function(*args)
         return await asyncio.to_thread(function, *args)
 
-    def _warn(self, message: str, error: Exception) -> None:
-        event(log, logging.WARNING, message, credential=self._name, reason=str(error))
+    def _warn(self, message: str, reason: str) -> None:
+        event(log, logging.WARNING, message, credential=self._name, reason=reason)
 
 
 def _interrupted(when: datetime) -> str:
