@@ -167,7 +167,7 @@ class TokenSender:
 
     def __init__(
         self,
-        targets: Iterable[Target | str | os.PathLike[str]] | Target | str,
+        targets: Iterable[Target | str | os.PathLike[str]] | Target | str | os.PathLike[str],
         *,
         attempts: int = 3,
         retry_delay: float = 5.0,
@@ -175,7 +175,7 @@ class TokenSender:
         credential: str = "default",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if isinstance(targets, Target | str):
+        if isinstance(targets, Target | str | os.PathLike):
             targets = [targets]
         self.targets = tuple(t if isinstance(t, Target) else Target(t) for t in targets)
         if attempts < 1:
