@@ -6,28 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from keepline.errors import (
-    APIError,
-    ConfigError,
-    KeeplineError,
-    SignInRequired,
-    TokenUnavailable,
-    TransientError,
-)
+from keepline.cli.exits import DONE, FAILED, INTERRUPTED, USAGE, exit_code
+from keepline.errors import KeeplineError
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "INTERRUPTED",
-    "SIGN_IN",
-    "UNREACHABLE",
-    "USAGE",
-    "exit_code",
-    "main",
-    "run",
-]
-
-DONE, FAILED, USAGE, SIGN_IN, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+__all__ = ["main", "run"]
 
 
 def main() -> NoReturn:
@@ -51,19 +33,6 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         code = _click_error(error)
     return code
-
-
-def exit_code(error: BaseException) -> int:
-    """0 done · 1 failed · 2 usage or configuration · 3 a person must sign in · 4 the other side is unreachable."""
-    if isinstance(error, ConfigError):
-        return USAGE
-    if isinstance(error, SignInRequired):
-        return SIGN_IN
-    if isinstance(error, TransientError | TokenUnavailable | ConnectionError):
-        return UNREACHABLE
-    if isinstance(error, APIError) and error.category in ("network", "timeout"):
-        return UNREACHABLE
-    return FAILED
 
 
 def _finish(result: object) -> int:

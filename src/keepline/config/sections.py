@@ -30,6 +30,7 @@ __all__ = [
     "TargetSettings",
     "TelemetrySettings",
     "Text",
+    "read_secret_file",
 ]
 
 Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0")]
@@ -318,13 +319,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             return given.reveal()
         path = getattr(table, f"{key}_file")
         if path is not None:
-            return _secret_file(path, key=f"{section}.{key}_file", file=self.file)
+            return read_secret_file(path, key=f"{section}.{key}_file", file=self.file)
         if self.credentials_directory is not None:
             loaded = self.credentials_directory / f"{section}.{key}"
             if (
                 loaded.exists()
             ):  # systemd's own checks hold there, and an ACL shows as a group right
-                return _secret_file(loaded, key=f"{section}.{key}", loose="allow")
+                return read_secret_file(loaded, key=f"{section}.{key}", loose="allow")
         return ""
 
     def show(self) -> dict[str, Any]:
@@ -342,9 +343,21 @@ def _plain(table: Struct) -> object:
     return msgspec.to_builtins(table, enc_hook=str)
 
 
-def _secret_file(
+def read_secret_file(
     path: Path, *, key: str, file: Path | None = None, loose: Literal["refuse", "allow"] = "refuse"
 ) -> str:
+    """The text of a private file that holds one secret.
+
+    Args:
+        path: the file.
+        key: the setting that names it, for the error.
+        file: where that setting stands.
+        loose: what to do about rights of others.
+
+    Raises:
+        ConfigError: missing, empty or no text.
+        StorageError: not private.
+    """
     data = read_private(path, on_loose_mode=loose, system=True)
     if data is None:
         message = f"{path} does not exist; write the secret there, mode 600"

@@ -5,12 +5,13 @@ somebody else brought, and reads it from the store itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.config import Settings
+from keepline.config import Settings, load
 from keepline.credentials.manager import TokenManager
 from keepline.credentials.saving import Interruption
 from keepline.credentials.storage import TokenStore
@@ -27,7 +28,20 @@ from keepline.errors import (
 from keepline.http import HttpSession
 from keepline.relay.local import LocalClient
 
-__all__ = ["daemon", "refresh_stored", "save_token", "stored_status", "stored_token", "tell_daemon"]
+__all__ = [
+    "daemon",
+    "follow",
+    "get_token",
+    "only_name",
+    "refresh_stored",
+    "refresh_token",
+    "save_token",
+    "stored_status",
+    "stored_token",
+    "tell_daemon",
+    "token_status",
+    "whole_status",
+]
 
 
 @asynccontextmanager
@@ -47,6 +61,92 @@ async def daemon() -> AsyncIterator[LocalClient | None]:
         yield client
     finally:
         await client.close()
+
+
+def only_name(names: Iterable[str], name: str) -> str:
+    """The name that was given, or the only one that there is.
+
+    Raises:
+        ConfigError: none was given and there are several, or none is known.
+    """
+    known = list(names)
+    if name:
+        return name
+    if len(known) == 1:
+        return known[0]
+    choice = f"name one of {', '.join(known)}" if known else "no [credentials.NAME] is configured"
+    raise ConfigError(f"which credential? {choice}", key="NAME")
+
+
+async def whole_status(config: Path | None) -> dict[str, Any]:
+    """The daemon's status, `running` added; what is stored when no daemon runs.
+
+    Raises:
+        ConfigError: no daemon runs, and there is no configuration.
+    """
+    async with daemon() as client:
+        if client is not None:
+            return {"running": True, **await client.status()}
+    settings = load(config)
+    credentials = {name: await stored_status(settings, name) for name in settings.credentials}
+    return {"running": False, "ready": False, "credentials": credentials, "relay": {}, "parts": []}
+
+
+async def token_status(config: Path | None, name: str) -> Mapping[str, Any]:
+    """One credential's status, from the daemon or the store."""
+    async with daemon() as client:
+        if client is not None:
+            credentials = (await client.status())["credentials"]
+            name = only_name(credentials, name)
+            if name in credentials:
+                told: Mapping[str, Any] = credentials[name]
+                return told
+    settings = load(config)
+    return await stored_status(settings, only_name(settings.credentials, name))
+
+
+async def get_token(config: Path | None, name: str, *, newer_than: int | None = None) -> Token:
+    """A valid token, from the daemon or the store.
+
+    Raises:
+        KeeplineError: there is none; says why.
+    """
+    async with daemon() as client:
+        if client is not None:
+            name = only_name(await _names(client), name)
+            return await client.get_token(name, newer_than=newer_than)
+    settings = load(config)
+    token = await stored_token(settings, only_name(settings.credentials, name))
+    if newer_than is not None and token.generation <= newer_than:
+        raise TokenUnavailable(
+            f"{name}: the stored token is of generation {token.generation} and no daemon runs to renew it",
+            credential=name,
+        )
+    return token
+
+
+async def refresh_token(config: Path | None, name: str, *, than: int | None = None) -> Token:
+    """A renewed token, by the daemon, else directly."""
+    async with daemon() as client:
+        if client is not None:
+            return await client.refresh_token(only_name(await _names(client), name), than=than)
+    settings = load(config)
+    return await refresh_stored(settings, only_name(settings.credentials, name), than=than)
+
+
+async def follow(name: str) -> AsyncIterator[Token]:
+    """Each renewal, the current token first, until the daemon goes.
+
+    Raises:
+        TransientError: no daemon runs, or it ended.
+    """
+    async with LocalClient(name="keepline token watch") as client:
+        async for token in await client.subscribe(only_name(await _names(client), name)):
+            yield token
+
+
+async def _names(client: LocalClient) -> list[str]:
+    return list((await client.request("hello"))["credentials"])
 
 
 async def stored_token(settings: Settings, name: str, *, clock: Clock = SYSTEM_CLOCK) -> Token:

@@ -24,7 +24,7 @@ from keepline.http import HttpSession
 from keepline.relay.sender import Delivery
 from keepline.telemetry import event
 
-__all__ = ["Cycle", "run", "run_once"]
+__all__ = ["Cycle", "run", "run_once", "stop_signals"]
 
 log = logging.getLogger("keepline.daemon")
 
@@ -48,7 +48,7 @@ async def run(
     """
     notifier = notifier or Notifier()
     daemon = Daemon(settings, clock=clock)
-    with _signals() as stop:
+    with stop_signals() as stop:
         await daemon.start()
         notifier.ready(daemon.summary())
         alive = asyncio.create_task(_signs_of_life(daemon, notifier, clock))
@@ -64,7 +64,7 @@ async def run(
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[asyncio.Future[signal.Signals]]:
+def stop_signals() -> Iterator[asyncio.Future[signal.Signals]]:
     """A future that the first stop signal fulfils; later ones change nothing."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[signal.Signals] = loop.create_future()
