@@ -52,6 +52,13 @@ def inbox(tmp_bots):
         receiver.stop()
 
 
+def join_callbacks():
+    """Callbacks and saving go on for a moment after `stop`."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("keepline-callback"):
+            thread.join(30)
+
+
 def path_of(receiver):
     return receiver.config.unix_socket_path
 
@@ -675,9 +682,7 @@ def test_the_newest_token_survives_a_restart_encrypted(inbox, say, clean_environ
     receiver = inbox(persist_path=persist)
     say(path_of(receiver), v1(7, "kept-secret")[:-1], finish=True)
     receiver.stop()
-    for thread in threading.enumerate():
-        if thread.name.startswith("keepline-callback"):
-            thread.join(30)
+    join_callbacks()
     assert b"kept-secret" not in persist.read_bytes()
     again = inbox(persist_path=persist)
     assert again.get_latest_token() == "kept-secret"
@@ -714,9 +719,7 @@ def test_a_token_that_cannot_be_kept_is_served_and_said(inbox, say, clean_enviro
     receiver = inbox(persist_path=folder / "bot.enc")
     assert say(path_of(receiver), b"one\n") == b"OK\n"
     receiver.stop()
-    for thread in threading.enumerate():
-        if thread.name.startswith("keepline-callback"):
-            thread.join(30)
+    join_callbacks()
     assert "could not be saved" in receiver.last_error
     assert receiver.get_latest_token() == "one"
 

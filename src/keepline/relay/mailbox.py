@@ -167,6 +167,10 @@ class ThreadCourier(Courier):
                 self.mailbox.take()
             self._changed.notify()
 
+    def join(self) -> None:
+        """After `close`: return once the thread has ended."""
+        self._thread.join()
+
     def _work(self) -> None:
         while (item := self._next()) is not EMPTY:
             token, arrived = item
