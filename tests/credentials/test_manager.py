@@ -16,7 +16,8 @@ from keepline.credentials.history import RotationHistory
 from keepline.credentials.issuer import StaticIssuer
 from keepline.credentials.lifecycle import TokenState
 from keepline.credentials.manager import TokenManager
-from keepline.credentials.token import NEVER, Token
+from keepline.credentials.storage import Interruption
+from keepline.credentials.token import NEVER, Token, fingerprint
 from keepline.errors import (
     Closed,
     ConfigError,
@@ -698,13 +699,54 @@ async def test_who_waits_goes_on_waiting_when_the_next_attempt_comes_in_time():
 # --- one renewal for many, late 401s ---
 
 
-async def test_a_hundred_forced_refreshes_make_one_request():
+@pytest.mark.parametrize("with_generation", [True, False])
+async def test_a_hundred_forced_refreshes_make_one_request(with_generation):
+    kept = keep()
+    async with kept.manager:
+        old = (await kept.manager.get()).generation if with_generation else None
+        tokens = await asyncio.gather(*(kept.manager.force_refresh(than=old) for _ in range(100)))
+        assert {token.access_token for token in tokens} == {"access-secret-2"}
+        await settled()
+    assert kept.issuer.requests == 1
+
+
+async def test_a_hundred_401s_of_one_generation_make_one_request():
     kept = keep()
     async with kept.manager:
         old = (await kept.manager.get()).generation
-        tokens = await asyncio.gather(*(kept.manager.force_refresh(than=old) for _ in range(100)))
+        tokens = await asyncio.gather(*(kept.manager.get(newer_than=old) for _ in range(100)))
         assert {token.access_token for token in tokens} == {"access-secret-2"}
-        assert kept.issuer.requests == 1
+        await settled()
+    assert kept.issuer.requests == 1
+
+
+async def test_a_renewal_that_is_asked_for_during_a_save_begins_after_it_and_once():
+    kept = keep()
+    async with kept.manager:
+        await kept.manager.get()
+        await kept.lease.lock.acquire()
+        kept.manager.update_access_token("outside")  # its save waits for the lease
+        await settled()
+        forced = [asyncio.ensure_future(kept.manager.force_refresh()) for _ in range(3)]
+        await settled()
+        assert not any(each.done() for each in forced)
+        kept.lease.lock.release()
+        assert {token.access_token for token in await asyncio.gather(*forced)} == {
+            "access-secret-2"
+        }
+        await settled()
+    assert kept.issuer.requests == 1
+
+
+async def test_callers_who_force_a_look_cause_no_renewal_of_what_it_finds():
+    kept = keep(signed_in=False)
+    async with kept.manager:
+        await settled()
+        kept.store.held = kept.issuer.sign_in().with_generation(5)
+        tokens = await asyncio.gather(*(kept.manager.force_refresh() for _ in range(10)))
+        assert {token.generation for token in tokens} == {5}
+        await settled()
+    assert kept.issuer.requests == 0
 
 
 async def test_a_late_401_of_an_old_generation_makes_no_request():
@@ -999,6 +1041,22 @@ async def test_before_the_token_dies_an_unsavable_answer_is_better_than_none():
         assert kept.manager.status()["unsaved_generation"] == kept.generation
 
 
+async def test_an_unreadable_store_is_no_reason_to_ask_twice_or_to_lose_an_owed_save():
+    kept = keep(needs_person=False)
+    kept.issuer.script = [TokenRefused("the session is gone")]
+    async with kept.manager:
+        await settled()
+        kept.issuer.gate.clear()
+        forced = asyncio.ensure_future(kept.manager.force_refresh())
+        await kept.issuer.asked.wait()
+        kept.store.failing = {"load"}  # between the refusal and the sign-in
+        kept.issuer.gate.set()
+        assert (await forced).access_token == "access-secret-2"
+        kept.manager.update_access_token("outside")
+        await settled()
+        assert kept.store.held.access_token == "outside"
+
+
 async def test_an_unreadable_store_is_treated_like_a_full_one():
     kept = keep()
     async with kept.manager:
@@ -1095,6 +1153,82 @@ async def test_a_store_that_cannot_be_read_refuses_the_start_and_a_later_one_wor
     await kept.manager.start()
     assert await kept.manager.get_token() == "access-secret-1"
     await kept.manager.stop()
+
+
+async def test_a_bug_while_freeing_the_reserved_space_costs_no_token():
+    kept = keep()
+    kept.store.failing = {"save"}
+    kept.store.abandon = lambda **_: 1 / 0
+    async with kept.manager:
+        fresh = await kept.manager.force_refresh()
+        assert fresh.access_token == await kept.manager.get_token() == "access-secret-2"
+        await kept.until(lambda: kept.store.held == fresh)
+
+
+async def test_a_lock_file_that_cannot_be_used_is_a_failure_of_ours(monkeypatch):
+    kept = keep()
+
+    async def broken():
+        raise StorageError("the lock file is not a regular file of ours: remove it", path="/x.lock")
+
+    async with kept.manager:
+        await settled()
+        monkeypatch.setattr(kept.lease.lock, "acquire", broken)
+        with pytest.raises(TokenUnavailable, match=r"x.lock: the lock file is not a regular file"):
+            await kept.manager.force_refresh()
+        assert await kept.manager.get_token() == "access-secret-1"
+        assert kept.issuer.requests == 0
+
+
+async def test_a_refusal_after_an_answer_was_lost_says_so():
+    kept = keep()
+    kept.issuer.script = [outage(), TokenRefused("the refresh token was spent before")]
+    async with kept.manager:
+        await kept.until(is_state(kept, "SIGN_IN_REQUIRED"))
+        await kept.until(lambda: kept.clock.boottime() > 1800)
+        with pytest.raises(SignInRequired, match="interrupted before its answer was saved"):
+            await kept.manager.get_token()
+        assert "2026-01-05 14:55:00" in kept.manager.status()["interrupted"]
+
+
+async def test_a_siblings_refresh_that_is_under_way_is_no_interruption(caplog):
+    kept = keep()
+    begun = Interruption(kept.clock.wall(), 1, fingerprint("refresh-secret-1"))
+    kept.store.interrupted = lambda: begun
+    kept.clock.advance(1700)
+    await kept.lease.lock.acquire()
+    async with kept.manager:
+        await settled()
+        assert kept.manager.status()["interrupted"] is None
+        kept.store.held = kept.issuer.sign_in().with_generation(9)
+        kept.lease.lock.release()
+        await kept.until(newer(kept, 1))
+        assert kept.issuer.requests == 0
+    assert not events(caplog, "Refresh was interrupted")
+
+
+async def test_an_interrupted_refresh_is_said_and_tried_again(caplog):
+    kept = keep()
+    begun = Interruption(kept.clock.wall(), 1, fingerprint("refresh-secret-1"))
+    kept.store.interrupted = lambda: begun
+    async with kept.manager:
+        assert (await kept.manager.force_refresh()).access_token == "access-secret-2"
+    assert len(events(caplog, "Refresh was interrupted")) == 1
+
+
+def test_an_answer_on_its_way_when_the_loop_ends_leaves_the_intent():
+    clock = ManualClock()
+    kept = {}
+
+    async def cut_short():
+        kept["it"] = keep(clock=clock)
+        it = kept["it"]
+        it.issuer.gate.clear()
+        asyncio.ensure_future(it.manager.force_refresh()).add_done_callback(lambda f: f.cancelled())
+        await it.issuer.asked.wait()
+
+    asyncio.run(cut_short())
+    assert kept["it"].store.abandoned == [True]
 
 
 # --- tokens from outside ---
@@ -1618,6 +1752,47 @@ async def test_a_history_that_cannot_be_written_stops_nothing(caplog):
     async with kept.manager:
         assert (await kept.manager.force_refresh()).access_token == "access-secret-2"
     assert events(caplog, "History not written")
+
+
+async def test_the_keeper_goes_on_after_a_stumble(caplog):
+    kept = keep(retry_delays=[600.0])
+    kept.issuer.script = [outage()]
+
+    def stumbling(record):
+        if record.getMessage() == "Token expired":
+            raise RuntimeError("a bug in somebody's log filter")
+        return True
+
+    logger = logging.getLogger("keepline.credentials")
+    logger.addFilter(stumbling)
+    try:
+        async with kept.manager:
+            await kept.until(lambda: kept.clock.boottime() > 1800)
+            await kept.until(is_state(kept, "VALID"))
+            assert await kept.manager.get_token() == "access-secret-2"
+    finally:
+        logger.removeFilter(stumbling)
+    assert any("stumbled and goes on" in r.getMessage() for r in caplog.records)
+
+
+async def test_a_sign_in_that_is_handed_in_during_a_look_stands():
+    kept = keep(signed_in=False)
+    async with kept.manager:
+        await settled()
+        gate, load = asyncio.Event(), kept.store.load
+        kept.manager._renewal.look = lambda _: waited(gate, load)
+        forced = asyncio.ensure_future(kept.manager.force_refresh())
+        await settled()
+        kept.manager.update_tokens(kept.issuer.sign_in())
+        gate.set()
+        assert (await forced).access_token == "access-secret-1"
+        await settled()
+        assert kept.state == "VALID"
+
+
+async def waited(gate, load):
+    await gate.wait()
+    return load()
 
 
 async def test_a_bug_in_a_store_is_a_failure_with_a_retry_and_not_the_end(caplog):

@@ -11,18 +11,17 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from keepline.clock import Clock, within
+from keepline.clock import LONGEST_LOOK_AWAY, Clock, within
 from keepline.credentials.exchange import Kind
-from keepline.credentials.lifecycle import NEAR_DEATH_SECONDS, Action, Lifecycle, TokenState
+from keepline.credentials.holding import Holding
+from keepline.credentials.lifecycle import NEAR_DEATH_SECONDS, Action, TokenState
 from keepline.credentials.owed import OwedSave
 from keepline.credentials.policy import TokenManagerConfig
-from keepline.credentials.renewal import Outcome, Renewal, seconds_left
+from keepline.credentials.renewal import Outcome, Renewal
 from keepline.credentials.reporting import Reporter, iso, reason
 from keepline.credentials.token import Token, next_generation
-from keepline.errors import SignInRequired
 
 if TYPE_CHECKING:
     from keepline.credentials.history import RotationHistory
@@ -39,11 +38,6 @@ class Keeper:
     """The working half of a token manager.
 
     Attributes:
-        token: the one in hand, None before the first.
-        fresh_until: boottime until which it may be served; -inf when it may not.
-        lifecycle: the clocks.
-        last_error: why the last errand failed, None once a token came.
-        signin: what a person must do, None while nobody must.
         attempt: the number of the last attempt within its cycle.
         wanted: somebody asked for a renewal that has not begun.
     """
@@ -51,37 +45,27 @@ class Keeper:
     def __init__(
         self,
         config: TokenManagerConfig,
+        held: Holding,
         renewal: Renewal,
         clock: Clock,
         *,
         history: "RotationHistory | None",
-        on_token: Callable[[Token], None],
-        on_change: Callable[[], None],
         on_rest: Callable[[], None],
     ) -> None:
-        self.token: Token | None = None
-        self.fresh_until = -math.inf
-        self.lifecycle = Lifecycle(config)
-        self.last_error: Exception | None = None
-        self.signin: SignInRequired | None = None
         self.attempt = 0
         self.wanted = False
-        self._sent_for = False
         self._config = config
+        self._held = held
+        self._life = held.lifecycle
         self._renewal = renewal
         self._clock = clock
         self._history = history
-        self._on_token = on_token
-        self._on_change = on_change
         self._on_rest = on_rest
         self._report = Reporter(config.name)
+        self._owed = OwedSave(self._report)
         self._errand: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._nudge = asyncio.Event()
-        self._said = TokenState.INITIAL
-        self._mourned: Token | None = None
-        self._closed = False
-        self._owed = OwedSave(self._report)
 
     # --- life ---
 
@@ -91,25 +75,23 @@ class Keeper:
         Raises:
             StorageError: it cannot be read; nothing was begun.
         """
-        stored = await self._renewal.load()
-        if self._renewal.lost:
-            self._report.says(logging.WARNING, "Refresh was interrupted", reason=self._renewal.lost)
-        if self.token is not None:  # handed in before the start
-            self._put_above(self.token, stored)
+        stored, held = await self._renewal.load(), self._held
+        if held.token is not None:  # handed in before the start
+            self._put_above(held.token, stored)
         elif stored is not None:
-            self._take(stored, self._left(stored))
-            self._tell("Token loaded", stored, source="store")
+            held.take(stored)
+            held.tell("Token loaded", source="store")
         elif self._renewal.needs_person:
-            self._require_signin(self._report.signin("no token yet"))
+            held.require_signin(self._report.signin("no token yet"))
         else:
-            self.lifecycle.empty(self.now)
+            self._life.empty(held.now)
         self._task = asyncio.ensure_future(self._keep())
         self.tend()
 
     async def close(self) -> None:
         """End; what was sent is waited for and saved, and a save that is owed is tried a last time."""
-        self._closed = True
-        self.wake()
+        self._held.closed = True
+        self._held.wake()
         errand, keeping = self._errand, self._task
         if errand is not None:
             if not self._renewal.spending:
@@ -123,13 +105,13 @@ class Keeper:
 
     @property
     def opened(self) -> bool:
+        """Whether it keeps."""
         return self._task is not None
 
     @property
     def renewing(self) -> bool:
-        """Whether a renewal is under way, or was sent for in this very turn of the loop."""
-        begun = self._errand is not None and self.lifecycle.state is TokenState.REFRESHING
-        return begun or self._sent_for
+        """Whether a renewal is under way."""
+        return self._errand is not None and self._life.state is TokenState.REFRESHING
 
     @property
     def busy(self) -> bool:
@@ -137,22 +119,9 @@ class Keeper:
         return self._errand is not None or self.wanted
 
     @property
-    def now(self) -> float:
-        return self._clock.boottime()
-
-    @property
-    def generation(self) -> int:
-        """Of the token in hand, 0 without one."""
-        return self.token.generation if self.token else 0
-
-    @property
     def unsaved_generation(self) -> int:
         """The generation whose save failed, 0 if none."""
         return self._owed.failed_generation
-
-    def serves(self, newer_than: int = -1) -> bool:
-        """Whether the token in hand may be served to someone who wants one newer than that generation."""
-        return self.now < self.fresh_until and self.generation > newer_than
 
     # --- what is asked of it ---
 
@@ -162,98 +131,76 @@ class Keeper:
             self.wanted = True
             self.tend()
 
-    def hand_in(self, token: Token) -> Token:
-        """Take up a token from outside; as it was numbered."""
-        if token.generation <= self.generation:
-            token = token.with_generation(next_generation(self.generation, token.issued_at))
-        self._take(token, self._left(token))
-        self._owed.owe(token, self.now)
-        self._tell("Token updated", token, source="outside")
+    def hand_in(self, token: Token) -> None:
+        """Take up a token from outside, numbered above the one in hand."""
+        held = self._held
+        if token.generation <= held.generation:
+            token = token.with_generation(next_generation(held.generation, token.issued_at))
+        self._take(token)
+        self._owed.owe(token, held.now)
+        held.tell("Token updated", source="outside")
         if self.opened:
             self.tend()
         self._nudge.set()
-        return token
 
     def tend(self) -> None:
         """Look at the clock and start what is due, unless something runs already."""
-        action = self.wake()
-        if self._errand is not None or self._closed:
+        action = self._held.wake()
+        if self._errand is not None or self._held.closed:
             return
-        if self._owed.due <= self.now:
-            self._send(self._save)
-        elif self.lifecycle.state is TokenState.SIGN_IN_REQUIRED:
+        if self._owed.due <= self._held.now:
+            self._errand = asyncio.ensure_future(self._run(self._save))
+        elif self._life.state is TokenState.SIGN_IN_REQUIRED:
             if self.wanted or action is Action.LOOK:
-                self._send(self._look)
+                self.wanted = False
+                self._errand = asyncio.ensure_future(self._run(self._look))
         elif self.wanted or action is Action.RENEW:
-            self._send(self._renew)
-
-    def wake(self) -> Action:
-        """Let the clocks catch up; what is due."""
-        now = self.now
-        action = self.lifecycle.wake(now)
-        left = self.lifecycle.warning(now)
-        if left is not None and self.token is not None:
-            self._report.signin_soon(self.token.signin_deadline, left)
-        self._speak_of_state()
-        self.fresh_until = -math.inf if self._closed else self.lifecycle.fresh_until
-        self._on_change()
-        return action
-
-    def when(self, boottime: float | None) -> datetime | None:
-        """That moment on the wall clock, None for never."""
-        if boottime is None or not math.isfinite(boottime):
-            return None
-        with contextlib.suppress(OverflowError):
-            return self._clock.wall() + timedelta(seconds=boottime - self.now)
-        return None
+            self.wanted = False
+            self.attempt = self._life.begin(
+                self._held.now
+            )  # now, so that whoever asks next joins it
+            self._errand = asyncio.ensure_future(self._run(self._renew))
 
     # --- one timer, one errand ---
 
     async def _keep(self) -> None:
         while True:
             self._nudge.clear()
+            rest = _LONGEST_REST
             try:
                 self.tend()
+                if self._errand is None:
+                    rest = min(self._life.next_wake, self._owed.due) - self._held.now
             except Exception:
                 log.exception("%s: the keeper stumbled and goes on", self._report.name)
-            busy = self._errand is not None
-            wake = math.inf if busy else min(self.lifecycle.next_wake, self._owed.due)
+                rest = LONGEST_LOOK_AWAY
             with contextlib.suppress(TimeoutError):
-                rest = min(wake - self.now, _LONGEST_REST)
-                await within(self._clock, rest, self._nudge.wait())
-
-    def _send(self, errand: Callable[[], Awaitable[None]]) -> None:
-        if errand != self._save:
-            self.wanted = False
-        self._sent_for = errand == self._renew
-        self._errand = asyncio.ensure_future(self._run(errand))
+                await within(self._clock, min(rest, _LONGEST_REST), self._nudge.wait())
 
     async def _run(self, errand: Callable[[], Awaitable[None]]) -> None:
         try:
             await errand()
         except Exception as error:
             log.exception("%s: an errand failed unexpectedly", self._report.name)
-            self.last_error = error
-            if self.lifecycle.state is TokenState.REFRESHING:
-                self.lifecycle.failed(self.now, chance=self._clock.chance())
+            self._held.last_error = error
+            if self._life.state is TokenState.REFRESHING:
+                self._life.failed(self._held.now, chance=self._clock.chance())
         finally:
-            self._errand, self._sent_for = None, False
-            self.wake()
+            self._errand = None
+            self._held.wake()
             self._on_rest()
             self._nudge.set()
 
     # --- renewal ---
 
     async def _renew(self) -> None:
-        base = self.token
-        self._sent_for = False
-        self.attempt = self.lifecycle.begin(self.now)
+        base = self._held.token
         try:
             outcome = await self._renewal.run(
                 base,
                 enough=self._is_enough,
-                life_left=self.lifecycle.life_left(self.now),
-                newest=lambda: self.generation,
+                life_left=self._life.life_left(self._held.now),
+                newest=lambda: self._held.generation,
             )
             self._apply(outcome, base)
             await self._remember(outcome, base)
@@ -268,66 +215,68 @@ class Keeper:
             self._succeed(outcome, base)
 
     def _is_enough(self, found: Token) -> bool:
-        return self._left(found) > self._config.buffer(found.lifetime.total_seconds())
+        return self._held.left(found) > self._config.buffer(found.lifetime.total_seconds())
 
     def _succeed(self, outcome: Outcome, base: Token | None) -> None:
-        token = outcome.token
+        token, held = outcome.token, self._held.token
         assert token is not None
-        held = self.token
         if held is not None and held is not base and _outlasts(held, token):
             # a new sign-in was handed in meanwhile, and the answer was saved over it: it goes on top again
             self.hand_in(held.with_generation(next_generation(token.generation, held.issued_at)))
             return
-        cycle = self.lifecycle.cycle
+        cycle = self._life.cycle
         token = self._settle_number(token, outcome)
         if outcome.kind is Kind.ADOPTED:
             self._adopt(token)
             return
-        self._take(token, outcome.left - (self.now - outcome.asked), renewed=True)
-        self._tell("Token refreshed", token, cycle=cycle, attempt=self.attempt)
+        self._take(token, left=outcome.left - (self._held.now - outcome.asked), renewed=True)
+        self._held.tell("Token refreshed", cycle=cycle, attempt=self.attempt)
 
     def _settle_number(self, token: Token, outcome: Outcome) -> Token:
         """The token, numbered above the one in hand; what is not saved under that number is owed."""
-        if token.generation <= self.generation:
-            token = token.with_generation(next_generation(self.generation, token.issued_at))
-            self._owed.owe(token, self.now)
+        now, newest = self._held.now, self._held.generation
+        if token.generation <= newest:
+            token = token.with_generation(next_generation(newest, token.issued_at))
+            self._owed.owe(token, now)
         elif outcome.saved:
             self._owed.paid()
         else:
-            self._owed.tried(token, outcome.error, self.now, self._clock.chance())
+            self._owed.tried(token, outcome.error, now, self._clock.chance())
         return token
 
     def _fail(self, outcome: Outcome, base: Token | None) -> None:
         if outcome.adopted is not None:
             self._adopt(outcome.adopted)
-        elif self.token is not base:
+        elif self._held.token is not base:
             return  # a token was handed in meanwhile: the failure is about the old one
-        self.last_error = outcome.error
+        self._held.last_error = outcome.error
         if outcome.kind is Kind.REFUSED:
             lost, person = self._renewal.lost, self._renewal.needs_person
-            self._require_signin(
-                self._report.refusal(outcome.error, lost=lost, needs_person=person)
-            )
+            refusal = self._report.refusal(outcome.error, lost=lost, needs_person=person)
+            self._held.require_signin(refusal)
         else:
-            self.lifecycle.failed(
-                self.now,
-                chance=self._clock.chance(),
-                retry_after=outcome.retry_after,
-                latest=self._last_moment if outcome.postponed else math.inf,
-            )
+            self._try_later(outcome)
         self._report.says(
             logging.WARNING,
             "Token refresh failed",
-            cycle=self.lifecycle.cycle,
+            cycle=self._life.cycle,
             attempt=self.attempt,
             reason=reason(outcome.error),
-            next=iso(self.when(self.lifecycle.retry_at)),
+            next=iso(self._held.when(self._life.retry_at)),
         )
 
-    @property
-    def _last_moment(self) -> float:
-        """Just inside the time in which an unsavable answer is better than none."""
-        return self.lifecycle.expires - NEAR_DEATH_SECONDS + 1.0
+    def _try_later(self, outcome: Outcome) -> None:
+        last_moment = math.inf
+        if (
+            outcome.postponed
+        ):  # just inside the time in which an unsavable answer is better than none
+            last_moment = self._life.expires - NEAR_DEATH_SECONDS + 1.0
+        self._life.failed(
+            self._held.now,
+            chance=self._clock.chance(),
+            retry_after=outcome.retry_after,
+            latest=last_moment,
+        )
 
     async def _remember(self, outcome: Outcome, base: Token | None) -> None:
         token = outcome.token or base
@@ -343,50 +292,36 @@ class Keeper:
 
     async def _look(self) -> None:
         """Whether somebody signed in elsewhere."""
+        token = self._held.token
         try:
-            found = await self._renewal.look(self.token)
+            found = await self._renewal.look(token)
         except OSError as error:
-            self.last_error, found = error, None
+            self._held.last_error, found = error, None
+        if self._held.token is not token:
+            return  # a token was handed in meanwhile
         if found is not None:
             self._adopt(found)
-        elif self.token is not None and self._deadline_lies_ahead(self.token):
-            self._take(self.token, self._left(self.token), signin_again=True)
+        elif token is not None and self._deadline_lies_ahead(token):
+            self._held.take(token, again=True)
         else:
-            self.lifecycle.looked(self.now)
+            self._life.looked(self._held.now)
 
     def _deadline_lies_ahead(self, token: Token) -> bool:
         """Whether the deadline passed only by a wall clock that was wrong when the token was loaded."""
-        refused = self.signin is not None and self.signin.__cause__ is not None
-        return not refused and token.signin_deadline is not None and self._signin_left(token) > 0
+        signin = self._held.signin
+        refused = signin is not None and signin.__cause__ is not None
+        return not refused and self._held.signin_left(token) > 0
 
     # --- a token is taken up ---
 
-    def _take(
-        self, token: Token, left: float, *, renewed: bool = False, signin_again: bool = False
-    ) -> None:
-        before = self.token
-        known = before is not None and before.signin_deadline == token.signin_deadline
-        self.lifecycle.take(
-            self.now,
-            lifetime=token.lifetime.total_seconds(),
-            left=left,
-            signin_left=None if known and not signin_again else self._signin_left(token),
-            renewed=renewed,
-        )
-        self.token = token
-        self.signin = self.last_error = None
-        self.wake()
+    def _take(self, token: Token, *, left: float | None = None, renewed: bool = False) -> None:
+        self.wanted = False  # whoever asked for a new one has it
+        self._held.take(token, left=left, renewed=renewed)
 
     def _adopt(self, token: Token) -> None:
         self._renewal.known = token
-        self._take(token, self._left(token))
-        self._tell("Token updated", token, source="store")
-
-    def _tell(self, message: str, token: Token, **fields: object) -> None:
-        following = iso(self.when(self.lifecycle.retry_at))
-        expires_in = round(self.lifecycle.expires - self.now, 1)
-        self._report.token(message, token, **fields, next=following, expires_in_seconds=expires_in)
-        self._on_token(token)
+        self._take(token)
+        self._held.tell("Token updated", source="store")
 
     def _put_above(self, token: Token, stored: Token | None) -> None:
         if stored is not None and stored.generation >= token.generation:
@@ -397,36 +332,8 @@ class Keeper:
                 refresh_token=stored.refresh_token,
                 signin_deadline=token.signin_deadline or stored.signin_deadline,
             )
-        self._take(token, self._left(token))
-        self._owed.owe(token, self.now)
-
-    def _left(self, token: Token) -> float:
-        return seconds_left(token, self._clock.wall())
-
-    def _signin_left(self, token: Token) -> float:
-        if token.signin_deadline is None:
-            return math.inf
-        return (token.signin_deadline - self._clock.wall()).total_seconds()
-
-    def _require_signin(self, signin: SignInRequired) -> None:
-        self.signin = signin
-        self.lifecycle.refused(self.now)
-        self.wake()
-
-    def _speak_of_state(self) -> None:
-        state = self.lifecycle.state
-        if state is TokenState.SIGN_IN_REQUIRED and self.signin is None:
-            deadline = iso(self.token.signin_deadline) if self.token else None
-            self.signin = self._report.signin(f"the sign-in ended at {deadline}")
-        if state is self._said:
-            return
-        self._said = state
-        if state is TokenState.SIGN_IN_REQUIRED and self.signin is not None:
-            words, command = str(self.signin.args[0]), self.signin.command
-            self._report.says(logging.ERROR, "Sign-in required", reason=words, command=command)
-        elif state is TokenState.EXPIRED and self._mourned is not self.token:
-            self._mourned = self.token
-            self._report.says(logging.WARNING, "Token expired", generation=self.generation)
+        self._take(token)
+        self._owed.owe(token, self._held.now)
 
     # --- saves that are owed ---
 
@@ -437,7 +344,7 @@ class Keeper:
         newer, error = await self._renewal.save(token)
         if self._owed.token is not token:
             return  # a newer one was handed in meanwhile and is saved next
-        self._owed.tried(token, error, self.now, self._clock.chance())
+        self._owed.tried(token, error, self._held.now, self._clock.chance())
         if newer is not None:
             self._adopt(newer)
 

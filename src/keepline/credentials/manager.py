@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.audience import Subscriber, Subscribers, Waiter, WaitingRoom
+from keepline.credentials.holding import Holding
 from keepline.credentials.keeper import Keeper
 from keepline.credentials.lifecycle import TokenState
 from keepline.credentials.policy import TokenManagerConfig
@@ -79,14 +80,9 @@ class TokenManager:
             name=config.name,
             timeout=config.refresh_timeout_seconds,
         )
+        self._held = Holding(config, clock, on_token=self._publish, on_change=self._follow)
         self._keeper = Keeper(
-            config,
-            self._renewal,
-            clock,
-            history=history,
-            on_token=self._publish,
-            on_change=self._follow,
-            on_rest=self._settle,
+            config, self._held, self._renewal, clock, history=history, on_rest=self._settle
         )
         self._report = Reporter(config.name)
         self._queue = WaitingRoom(config.max_queue_depth, clock)
@@ -171,7 +167,7 @@ class TokenManager:
         await self._ready()
         if newer_than is None:
             return await self._next(-1)
-        if not self._keeper.serves(newer_than):
+        if not self._held.serves(newer_than):
             self._reject(newer_than)
         return await self._next(newer_than)
 
@@ -189,21 +185,21 @@ class TokenManager:
             QueueFull, StorageError, Closed: as `get_token`.
         """
         await self._ready()
-        keeper, floor = self._keeper, -1 if than is None else than
-        if than is not None and keeper.token is not None and keeper.serves(than):
-            return keeper.token
+        held, floor = self._held, -1 if than is None else than
+        if than is not None and held.token is not None and held.serves(than):
+            return held.token
         barred = self._barred_until(than)
-        if not keeper.renewing and keeper.now < barred:
+        if not self._keeper.renewing and held.now < barred:
             raise self._unavailable(retry_at=barred)
-        newer_than = max(keeper.generation, floor)
-        keeper.demand()
+        newer_than = max(held.generation, floor)
+        self._keeper.demand()
         return await self._queue.wait(newer_than=newer_than)
 
     def get_state(self) -> TokenState:
         """Where the credential stands just now."""
         if self._keeper.opened:
-            self._keeper.wake()
-        return self._keeper.lifecycle.state
+            self._held.wake()
+        return self._held.state
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call `callback(token)` with every new token from now on; the answer ends that.
@@ -229,7 +225,7 @@ class TokenManager:
         wall = self._clock.wall()
         life = timedelta(seconds=self._config.default_lifetime_seconds)
         bare = Token(token, expires_at=expires_at or wall + life, issued_at=wall)
-        held = self._keeper.token
+        held = self._held.token
         if held is not None:
             bare = replace(
                 bare,
@@ -249,27 +245,27 @@ class TokenManager:
         if self._closed:
             raise self._report.closed()
         self._check_outside(token)
-        if token != self._keeper.token:
+        if token != self._held.token:
             self._keeper.hand_in(token)
 
     # --- what people see ---
 
     def status(self) -> dict[str, Any]:
         """Everything about the credential that is no secret, for JSON: instants ISO-8601 UTC, durations seconds."""
-        state, keeper = self.get_state(), self._keeper
-        token, life, now = keeper.token, keeper.lifecycle, keeper.now
+        state, keeper, held = self.get_state(), self._keeper, self._held
+        token, life, now = held.token, held.lifecycle, held.now
         return {
             "name": self.name,
             "state": state.name,
-            "generation": keeper.generation,
+            "generation": held.generation,
             "fingerprint": token.fingerprint if token else "-",
             "issued_at": iso(token.issued_at) if token else None,
             "expires_at": iso(token.expires_at) if token else None,
             "expires_in_seconds": finite(life.expires - now),
             "signin_deadline": iso(token.signin_deadline) if token else None,
             "signin_in_seconds": finite(life.signin_deadline - now),
-            "next_refresh_at": iso(keeper.when(life.retry_at)),
-            "last_error": reason(keeper.last_error) or None,
+            "next_refresh_at": iso(held.when(life.retry_at)),
+            "last_error": reason(held.last_error) or None,
             "cycle": life.cycle,
             "attempt": keeper.attempt,
             "waiting": len(self._queue),
@@ -279,9 +275,8 @@ class TokenManager:
         }
 
     def __repr__(self) -> str:
-        keeper = self._keeper
-        held = keeper.token or "no token"
-        return f"<TokenManager {self.name} {keeper.lifecycle.state.name}, {held}, {len(self._queue)} waiting>"
+        token, waiting = self._held.token or "no token", len(self._queue)
+        return f"<TokenManager {self.name} {self._held.state.name}, {token}, {waiting} waiting>"
 
     # --- opening ---
 
@@ -314,21 +309,21 @@ class TokenManager:
     # --- the queue ---
 
     def _follow(self) -> None:
-        """The keeper's clocks moved on: what the fast path reads follows."""
-        token = self._keeper.token
+        """The clocks moved on: what the fast path reads follows."""
+        token = self._held.token
         if token is not None:
             self._access_token = token.access_token
-            self._fresh_until = self._keeper.fresh_until
+            self._fresh_until = self._held.fresh_until
 
     def _publish(self, token: Token) -> None:
-        if self._keeper.lifecycle.life_left(self._keeper.now) > 0:
+        if self._held.lifecycle.life_left(self._held.now) > 0:
             self._queue.serve(token)
         self._subscribers.tell(token)
 
     def _settle(self) -> None:
         """An errand ended: serve or send away those for whom that decided."""
-        token = self._keeper.token
-        if token is not None and self._keeper.serves():
+        token = self._held.token
+        if token is not None and self._held.serves():
             self._queue.serve(token)
         if not self._keeper.wanted:
             self._queue.dismiss(self._verdict)
@@ -338,16 +333,16 @@ class TokenManager:
             return self._report.closed()
         if waiter.until > -math.inf:
             return self._hopeless(waiter.until, waiter.newer_than)
-        signin = self._keeper.signin
+        signin = self._held.signin
         return self._report.again(signin) if signin else self._unavailable()
 
     async def _next(self, newer_than: int) -> Token:
-        keeper = self._keeper
-        keeper.tend()  # after a suspend the timers are late, the clock is not
-        if keeper.token is not None and keeper.serves(newer_than):
-            return keeper.token
+        held = self._held
+        self._keeper.tend()  # after a suspend the timers are late, the clock is not
+        if held.token is not None and held.serves(newer_than):
+            return held.token
         patience = self._config.queue_timeout_seconds
-        hopeless = self._hopeless(keeper.now + patience, newer_than)
+        hopeless = self._hopeless(held.now + patience, newer_than)
         if hopeless is not None:
             raise hopeless
         try:
@@ -357,51 +352,51 @@ class TokenManager:
 
     def _hopeless(self, until: float, newer_than: int) -> Exception | None:
         """Why no token will come before `until`, None while one may."""
-        keeper = self._keeper
-        if keeper.busy:
+        held = self._held
+        if self._keeper.busy:
             return None
-        if keeper.signin is not None:
-            return self._report.again(keeper.signin)
-        if keeper.lifecycle.due <= until:
+        if held.signin is not None:
+            return self._report.again(held.signin)
+        if held.lifecycle.due <= until:
             return None
-        if newer_than >= keeper.generation and keeper.last_error is None:
+        if newer_than >= held.generation and held.last_error is None:
             return self._unavailable(f"there is no token newer than generation {newer_than}")
         return self._unavailable()
 
     def _reject(self, generation: int) -> None:
         """The venue refused this generation: renew, unless that cannot help now."""
-        keeper = self._keeper
-        if generation < keeper.generation:
+        held, life = self._held, self._held.lifecycle
+        if generation < held.generation:
             return  # a late answer about an older token; the current one has expired
-        if generation == keeper.generation:
-            allowed = keeper.lifecycle.rejected(keeper.now)
-            keeper.wake()
+        if generation == held.generation:
+            allowed = life.rejected(held.now)
+            held.wake()
         else:  # somebody holds a newer one than we do: ours is not in doubt
-            allowed = keeper.now >= keeper.lifecycle.rejected_until
-        if not allowed and not keeper.busy:
-            raise self._unavailable(retry_at=keeper.lifecycle.rejected_until)
-        if keeper.signin is None:
-            keeper.demand()
+            allowed = self._keeper.renewing or held.now >= life.rejected_until
+        if not allowed:
+            raise self._unavailable(retry_at=life.rejected_until)
+        if held.signin is None:
+            self._keeper.demand()
 
     def _barred_until(self, than: int | None) -> float:
-        life = self._keeper.lifecycle
+        life = self._held.lifecycle
         if than is None or not life.failures or life.retry_at is None:
             return life.barred_until
         return max(life.barred_until, life.retry_at)
 
     def _unavailable(self, what: str = "", *, retry_at: float | None = None) -> TokenUnavailable:
-        keeper = self._keeper
-        if not what and keeper.last_error is not None:
-            what = f"the last renewal failed: {reason(keeper.last_error)}"
-        at = keeper.when(keeper.lifecycle.retry_at if retry_at is None else retry_at)
-        return self._report.unavailable(what or "no valid token", at, keeper.last_error)
+        held = self._held
+        if not what and held.last_error is not None:
+            what = f"the last renewal failed: {reason(held.last_error)}"
+        at = held.when(held.lifecycle.retry_at if retry_at is None else retry_at)
+        return self._report.unavailable(what or "no valid token", at, held.last_error)
 
     def _check_outside(self, token: Token) -> None:
         if token.is_expired(self._clock.wall()):
             raise ValueError(
                 f"{self.name}: the token from outside expired at {iso(token.expires_at)}; hand in a valid one"
             )
-        held = self._keeper.generation
+        held = self._held.generation
         if 0 < token.generation < held:
             raise ValueError(
                 f"{self.name}: the token from outside is of generation {token.generation}, older than {held} in hand"

@@ -302,7 +302,7 @@ class Renewal:
 
     def _siblings_can_read(self, token: Token) -> bool:
         """Whether the store keeps the token elsewhere although the save failed: then nobody spends the old one."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # in doubt they cannot
             found = self._store.load()
             return found is not None and found.access_token == token.access_token
         return False
@@ -312,7 +312,7 @@ class Renewal:
             return
         try:
             pending.abandon(answer_lost=answer_lost)
-        except OSError as error:
+        except Exception as error:  # whatever it is, an answer in hand must not be dropped for it
             self._warn("The reserved space could not be freed", str(error))
 
     def _adoption(self, token: Token) -> Outcome:
