@@ -61,7 +61,10 @@ def test_an_older_kernel_tells_the_user_alone(listener, monkeypatch):
 
 
 def test_a_tcp_peer_and_a_system_that_tells_nothing_are_unknown(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
         assert peer_of(client) is None
     left, right = socket.socketpair()
     with left, right:
