@@ -6,8 +6,10 @@ import itertools
 import json
 import logging
 import sys
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from tests.credentials.keeping import FakeIssuer, FakeStore, events, keep, memory, outage, settled
@@ -991,6 +993,20 @@ async def test_a_refusal_is_no_call_for_a_person_when_the_store_changed_meanwhil
         assert kept.state == "VALID"
 
 
+async def test_a_siblings_token_spares_the_sign_in_that_needs_nobody():
+    kept = keep(needs_person=False)
+    async with kept.manager:
+        await kept.manager.get()
+        kept.issuer.gate.clear()
+        kept.issuer.script = [TokenRefused("the session is gone")]
+        forced = asyncio.ensure_future(kept.manager.force_refresh())
+        await kept.issuer.asked.wait()
+        kept.store.held = kept.issuer.sign_in().with_generation(77)
+        kept.issuer.gate.set()
+        assert (await forced).generation == 77
+        assert kept.issuer.sign_ins == 0
+
+
 async def test_the_order_is_lease_then_store_then_room_then_issuer_then_save():
     kept = keep()
     order = kept.store.steps
@@ -1370,6 +1386,17 @@ async def test_a_token_from_outside_never_overwrites_what_a_sibling_renewed():
         await settled()
         assert kept.store.held == sibling
         assert await kept.manager.get() == sibling
+
+
+async def test_the_token_that_one_from_outside_replaced_is_not_adopted_back():
+    kept = keep()
+    async with kept.manager:
+        await kept.manager.get()
+        kept.store.failing = {"store"}  # the store goes on holding the old one, which lives longer
+        kept.manager.update_access_token("short", kept.clock.wall() + timedelta(seconds=600))
+        await settled()
+        assert (await kept.manager.force_refresh()).access_token == "access-secret-2"
+        assert kept.issuer.spent == ["refresh-secret-1"]
 
 
 async def test_a_token_handed_in_before_the_start_stands_above_the_stored_one():
@@ -1775,24 +1802,44 @@ async def test_the_keeper_goes_on_after_a_stumble(caplog):
     assert any("stumbled and goes on" in r.getMessage() for r in caplog.records)
 
 
+class SlowStore(FakeStore):
+    """On a disk that answers when the test lets it."""
+
+    path = Path("slow/tokens.enc")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.saved = lambda: None
+
+    def load(self):
+        found = super().load()
+        self.gate.wait()
+        return found
+
+    def store(self, token):
+        super().store(token)
+        self.saved()
+
+
 async def test_a_sign_in_that_is_handed_in_during_a_look_stands():
-    kept = keep(signed_in=False)
+    kept = keep(signed_in=False, store=SlowStore())
     async with kept.manager:
-        await settled()
-        gate, load = asyncio.Event(), kept.store.load
-        kept.manager._renewal.look = lambda _: waited(gate, load)
+        with pytest.raises(SignInRequired):
+            await kept.manager.get_token()
+        kept.store.held = kept.issuer.sign_in().with_generation(3)
+        kept.store.gate.clear()
         forced = asyncio.ensure_future(kept.manager.force_refresh())
         await settled()
         kept.manager.update_tokens(kept.issuer.sign_in())
-        gate.set()
-        assert (await forced).access_token == "access-secret-1"
-        await settled()
-        assert kept.state == "VALID"
-
-
-async def waited(gate, load):
-    await gate.wait()
-    return load()
+        loop, saved = asyncio.get_running_loop(), asyncio.Event()
+        kept.store.saved = lambda: loop.call_soon_threadsafe(saved.set)
+        kept.store.gate.set()
+        assert (await forced).access_token == "access-secret-2"
+        await saved.wait()  # its save comes after the look
+        assert await kept.manager.get_token() == "access-secret-2"
+        assert kept.store.held.access_token == "access-secret-2"
 
 
 async def test_a_bug_in_a_store_is_a_failure_with_a_retry_and_not_the_end(caplog):
