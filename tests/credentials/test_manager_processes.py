@@ -1,6 +1,7 @@
 """Many processes, one sign-in: whatever they do at the same time, the refresh token is spent once."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -8,6 +9,9 @@ import sys
 import pytest
 from tests.credentials.family import manager_on, store_at, stored, zygote
 
+from keepline.credentials.issuer import SchwabIssuer
+from keepline.credentials.manager import TokenManager
+from keepline.credentials.schwab_file import SchwabTokenFile
 from keepline.errors import TokenUnavailable
 from keepline.sandbox.server import SandboxServer
 
@@ -79,3 +83,29 @@ async def test_a_killed_lease_holder_frees_the_lease_at_once(tmp_path):
         async with manager_on(path, sandbox) as manager:
             assert sandbox.accepts(await manager.get_token())
         assert sandbox.stats()["refreshes"] == 1
+
+
+async def test_a_token_that_another_program_wrote_into_its_json_file_is_adopted(tmp_path):
+    path = tmp_path / "schwab_tokens.json"
+    async with SandboxServer(one_sign_in=False) as sandbox:
+        await asyncio.to_thread(SchwabTokenFile(path).store, sandbox.issue())
+        issuer = SchwabIssuer("sandbox-key", "sandbox-secret", base_url=sandbox.url)
+        async with issuer, TokenManager({}, issuer, storage=SchwabTokenFile(path)) as manager:
+            ours = await manager.get()
+            foreign = sandbox.issue()
+            written = json.loads(await asyncio.to_thread(path.read_text))
+            written["token"] |= {
+                "access_token": foreign.access_token,
+                "refresh_token": foreign.refresh_token,
+                "expires_at": int(ours.expires_at.timestamp()) + 60,
+            }
+            await asyncio.to_thread(path.write_text, json.dumps(written))
+            adopted = await manager.get(newer_than=ours.generation)
+            assert adopted.access_token == foreign.access_token
+            assert adopted.generation > ours.generation
+            assert sandbox.stats()["refreshes"] == 0
+            renewed = await manager.force_refresh()
+            assert sandbox.accepts(renewed.access_token)
+            assert sandbox.stats()["reuses"] == 0
+        saved = await asyncio.to_thread(SchwabTokenFile(path).load)
+        assert saved.access_token == renewed.access_token
