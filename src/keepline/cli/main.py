@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from keepline.cli import service
 from keepline.cli.exits import DONE, FAILED, INTERRUPTED, USAGE, exit_code
 from keepline.errors import KeeplineError
 
@@ -19,10 +20,8 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors are on standard error already."""
-    from keepline.cli.app import app
-
     try:
-        code = _finish(app(list(arguments), prog_name="keepline", standalone_mode=False))
+        code = _finish(_perform(list(arguments)))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except KeeplineError as error:
@@ -33,6 +32,14 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         code = _click_error(error)
     return code
+
+
+def _perform(arguments: list[str]) -> object:
+    if arguments[:1] == ["run"] and (wanted := service.parse(arguments[1:])) is not None:
+        return service.serve(*wanted)
+    from keepline.cli.app import app
+
+    return app(arguments, prog_name="keepline", standalone_mode=False)
 
 
 def _finish(result: object) -> int:

@@ -31,24 +31,14 @@ def run(
     ] = None,
 ) -> int:
     """Keep the tokens alive and hand each new one to the bots, until a signal."""
-    from keepline.cli.exits import exit_code_of_cycles, exit_code_of_signal
-    from keepline.config import load
-    from keepline.daemon.loop import run_on_loop
-    from keepline.daemon.run import run as serve
-    from keepline.daemon.run import run_once
-    from keepline.telemetry import setup_logging
+    from keepline.cli.service import serve
 
     flags = {
         "telemetry.log_level": log_level,
         "telemetry.log_format": log_format,
         "telemetry.metrics": metrics,
     }
-    settings = load(config, flags=flags)
-    telemetry = settings.telemetry
-    setup_logging(telemetry.log_level, log_file=telemetry.log_file, log_format=telemetry.log_format)
-    if once:
-        return exit_code_of_cycles(run_on_loop(run_once(settings)))
-    return exit_code_of_signal(run_on_loop(serve(settings)))
+    return serve(config, once, flags)
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> int:

@@ -11,7 +11,7 @@ import os
 import select
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -170,8 +170,9 @@ class _Client(asyncio.Protocol):
         self._at_end = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's is no subclass
         transport.set_write_buffer_limits(high=MAX_LINE)
         refusal = self._daemon.admit(transport)
         if refusal is not None:
