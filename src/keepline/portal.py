@@ -13,6 +13,14 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+if sys.platform == "win32":
+    uvloop = None
+else:
+    try:  # here and not at the first use: a receiver's start is counted in milliseconds
+        import uvloop
+    except ImportError:
+        uvloop = None  # type: ignore[assignment]
+
 __all__ = ["Portal", "shared_portal"]
 
 P = ParamSpec("P")
@@ -120,14 +128,7 @@ def shared_portal() -> Portal:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -7,9 +7,10 @@ here raises for what a peer sent.
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
 
 __all__ = ["QUIET_SECONDS", "Cut", "Frame", "Framer"]
 
@@ -27,8 +28,7 @@ class Cut(Enum):
     EMPTY = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One message as it came.
 
     Attributes:
@@ -54,7 +54,10 @@ class _Place(Enum):
 
 _NEWLINE = re.compile(rb"\n")
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
-_OUTSIDE_STRING = re.compile(rb'["{}]')
+# up to the next brace, over whole strings; stops before a string that is not whole, and never goes back
+_OUTSIDE_STRING = re.compile(
+    rb'[^"{}]*+(?:"[^"\\\x00-\x1f]*+(?:\\[\s\S][^"\\\x00-\x1f]*+)*+"[^"{}]*+)*+'
+)
 _INSIDE_STRING = re.compile(rb'["\\\x00-\x1f]')
 _OPEN, _CLOSE, _QUOTE, _BACKSLASH = b"{"[0], b"}"[0], b'"'[0], b"\\"[0]
 
@@ -99,7 +102,7 @@ class Framer:
     def finish(self) -> Frame | None:
         """The input ended: what has begun is complete if it is text, and incomplete if it is an object."""
         if self._place is _Place.TEXT:
-            return self._take(len(self._buffer), is_json=False, newline=False)
+            return self._take(len(self._buffer), len(self._buffer), is_json=False, newline=False)
         if self.is_in_message:
             return self._bad(Cut.INCOMPLETE)
         return None if self._seen else self._bad(Cut.EMPTY)
@@ -109,6 +112,8 @@ class Framer:
         return self.finish() if self.is_in_text else None
 
     def _step(self) -> Frame | None:
+        if not self._buffer:
+            return None
         if not self.is_in_message and (frame := self._begin()):
             return frame
         match self._place:
@@ -123,6 +128,9 @@ class Framer:
         return frame
 
     def _begin(self) -> Frame | None:
+        if self._buffer[:1] == b"{":  # as nearly every message begins
+            self._place = _Place.OBJECT
+            return None
         found = _NOT_BLANK.search(self._buffer)
         blank = self._buffer[: found.start() if found else None]
         if b"\n" in blank:
@@ -141,29 +149,27 @@ class Framer:
 
     def _text(self) -> Frame | None:
         if found := _NEWLINE.search(self._buffer, self._scanned):
-            return self._take(found.start(), is_json=False, newline=True)
+            return self._take(found.start(), found.end(), is_json=False, newline=True)
         self._scanned = len(self._buffer)
         return None
 
     def _object(self) -> Frame | None:
+        buffer = self._buffer
         while True:
-            in_string = self._place is _Place.STRING
-            pattern = _INSIDE_STRING if in_string else _OUTSIDE_STRING
-            found = pattern.search(self._buffer, self._scanned)
-            if found is None:
-                self._scanned = max(self._scanned, len(self._buffer))
+            if self._place is _Place.STRING and (
+                (frame := self._string()) is not None or self._place is _Place.STRING
+            ):
+                return frame
+            skipped = _OUTSIDE_STRING.match(buffer, self._scanned)
+            assert skipped is not None  # it matches nothing, too
+            at = skipped.end()
+            if at == len(buffer):
+                self._scanned = at
                 return None
-            at = found.start()
             self._scanned = at + 1
-            byte = self._buffer[at]
+            byte = buffer[at]
             if byte == _QUOTE:
-                self._place = _Place.OBJECT if in_string else _Place.STRING
-            elif byte == _BACKSLASH:
-                self._scanned = (
-                    at + 2
-                )  # may lie behind what has come: the escaped byte is skipped when it comes
-            elif in_string:
-                return self._bad(Cut.BROKEN, newline=byte == 10)
+                self._place = _Place.STRING
             elif byte == _OPEN:
                 self._depth += 1
             else:
@@ -171,20 +177,37 @@ class Framer:
                 if self._depth == 0:
                     return self._close(at + 1)
 
+    def _string(self) -> Frame | None:
+        """Go on inside a string that did not come whole; the place is OBJECT behind its end."""
+        while found := _INSIDE_STRING.search(self._buffer, self._scanned):
+            at = found.start()
+            self._scanned = at + 1
+            byte = self._buffer[at]
+            if byte == _QUOTE:
+                self._place = _Place.OBJECT
+                return None
+            if byte != _BACKSLASH:
+                return self._bad(Cut.BROKEN, newline=byte == 10)
+            self._scanned = (
+                at + 2
+            )  # may lie behind what has come: the escaped byte is skipped when it comes
+        self._scanned = max(self._scanned, len(self._buffer))
+        return None
+
     def _close(self, end: int) -> Frame:
         behind = _NOT_BLANK.search(self._buffer, end)
-        blank = self._buffer[end : behind.start() if behind else None]
-        newline = b"\n" in blank
-        frame = self._take(end, is_json=True, newline=newline)
+        next_begins = behind.start() if behind else len(self._buffer)
+        newline = self._buffer.find(b"\n", end, next_begins) >= 0
+        frame = self._take(end, next_begins, is_json=True, newline=newline)
         if not newline:
             self._place = _Place.BEHIND_OBJECT
         return frame
 
-    def _take(self, end: int, *, is_json: bool, newline: bool) -> Frame:
+    def _take(self, end: int, next_begins: int, *, is_json: bool, newline: bool) -> Frame:
         if end > self._limit:
             return self._bad(Cut.TOO_LARGE, newline=newline)
         data = bytes(self._buffer[:end])
-        del self._buffer[:end]
+        del self._buffer[:next_begins]
         self._reset()
         return Frame(data if is_json else data.rstrip(b" \t\r"), is_json, newline)
 

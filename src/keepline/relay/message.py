@@ -7,7 +7,6 @@ holds a part of the message; of two generations of a credential the older never 
 import base64
 import binascii
 import hmac
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -72,8 +71,7 @@ class Rejected(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True):
     """One pushed token.
 
     Attributes:

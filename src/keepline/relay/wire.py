@@ -43,8 +43,7 @@ class WireRules:
     shared_secret: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """What became of one message.
 
     Attributes:
