@@ -6,6 +6,7 @@ by `fork` gets a portal of its own with its first use and never touches the pare
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import sys
 import threading
@@ -13,18 +14,18 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-if sys.platform == "win32":
-    uvloop = None
-else:
-    try:  # here and not at the first use: a receiver's start is counted in milliseconds
-        import uvloop
-    except ImportError:
-        uvloop = None  # type: ignore[assignment]
-
 __all__ = ["Portal", "shared_portal"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+if sys.platform != "win32":
+    # imported here and not at the first start, which is counted in milliseconds
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        _new_loop = uvloop.new_event_loop
 
 _portals: "weakref.WeakSet[Portal]" = weakref.WeakSet()
 _left_to_the_parent: list[object] = []
@@ -125,10 +126,6 @@ _shared = Portal()
 def shared_portal() -> Portal:
     """The process's portal: all synchronous faces share its thread."""
     return _shared
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
