@@ -1,5 +1,7 @@
 """Settings of a receiver: what can never work is said when it is written."""
 
+import socket
+
 import pytest
 
 from keepline.errors import ConfigError
@@ -22,7 +24,6 @@ from keepline.relay.settings import TokenReceiverConfig, listener_options, secre
         ({"tcp_port": 70000}, "tcp_port"),
         ({"tcp_port": "99"}, "tcp_port"),
         ({"socket_mode": 0o1777}, "socket_mode"),
-        ({"socket_mode": 0o666}, "socket_mode"),
         ({"socket_group": "bots"}, "socket_mode"),
         ({"shared_secret": ""}, "shared_secret"),
     ],
@@ -31,6 +32,13 @@ def test_a_setting_that_cannot_work_is_refused_by_its_name(settings, key):
     with pytest.raises(ConfigError) as caught:
         TokenReceiverConfig(**settings)
     assert caught.value.key == key
+
+
+def test_a_socket_for_everybody_needs_a_system_that_tells_who_connects(monkeypatch):
+    assert TokenReceiverConfig(socket_mode=0o666).socket_mode == 0o666
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+    with pytest.raises(ConfigError, match="does not tell"):
+        TokenReceiverConfig(socket_mode=0o666)
 
 
 def test_the_documented_defaults(clean_environment):

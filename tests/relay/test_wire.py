@@ -146,6 +146,13 @@ def test_the_end_of_input_completes_text_and_not_an_object():
     assert wire.take().startswith(b"ERR incomplete ")
 
 
+def test_a_connection_without_a_message_is_answered_and_not_counted():
+    wire = receiver()
+    assert wire.receive_eof(WALL) == []
+    assert wire.take().startswith(b"ERR empty ")
+    assert wire.is_closing
+
+
 @pytest.mark.parametrize(
     ("message", "code", "newline"),
     [

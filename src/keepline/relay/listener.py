@@ -169,8 +169,6 @@ class Listener:
         except BaseException:
             await asyncio.to_thread(binding.release)
             raise
-        if self._server is not None:
-            self._server.close()  # its file is gone; connections that were made live on
         self._server, self._binding = server, binding
 
     async def _open_tcp(self) -> None:
@@ -193,12 +191,17 @@ class Listener:
             binding = self._binding
             if binding is None or await asyncio.to_thread(binding.stands):
                 continue
+            if self._server is not None:
+                # nobody can find it any more; closed first, because Python 3.13 removes the file of a server that it
+                # closes, and the new file may have the same inode
+                self._server.close()
+                self._server = None
+                binding.socket.close()
             try:
                 await self._open_unix(binding.path)
             except (KeeplineError, OSError) as error:
                 self._on_trouble(f"the socket is gone and cannot be made again: {error}")
             else:
-                binding.socket.close()
                 self._on_trouble(None)
                 telemetry.event(log, logging.WARNING, "Socket bound again", path=str(binding.path))
 

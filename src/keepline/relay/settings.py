@@ -106,9 +106,10 @@ class TokenReceiverConfig:
         secret_bytes(self.shared_secret, warn=True)
 
     def _check_mode(self) -> None:
-        if self.socket_mode & 0o007:
+        if self.socket_mode & 0o007 and not hasattr(socket, "SO_PEERCRED"):
             raise ConfigError(
-                f"{self.socket_mode:#o} lets every user connect; use 0o660 with socket_group",
+                f"{self.socket_mode:#o} lets every user connect, and this system does not tell who does;"
+                " use 0o660 with socket_group",
                 key="socket_mode",
             )
         if self.socket_group is not None and not self.socket_mode & 0o020:

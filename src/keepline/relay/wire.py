@@ -116,7 +116,11 @@ class ReceiverWire:
             return []
         frame = self._framer.finish()
         self.is_closing = True
-        return [self._serve(frame, wall)] if frame else []
+        if frame is None:
+            return []
+        arrival = self._serve(frame, wall)
+        # a connection without a message only asked whether we are there; it is answered and not counted
+        return [] if frame.cut is Cut.EMPTY else [arrival]
 
     @property
     def deadline(self) -> float | None:
