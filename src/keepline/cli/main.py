@@ -38,8 +38,10 @@ def _perform(arguments: list[str]) -> object:
     if arguments[:1] == ["run"] and (wanted := service.parse(arguments[1:])) is not None:
         return service.serve(*wanted)
     from keepline.cli.app import app
+    from keepline.cli.notes import notes
 
-    return app(arguments, prog_name="keepline", standalone_mode=False)
+    with notes():
+        return app(arguments, prog_name="keepline", standalone_mode=False)
 
 
 def _finish(result: object) -> int:
@@ -58,7 +60,11 @@ def _click_error(error: Exception) -> int:
     """Usage errors carry their own code and words; anything else is a fault of ours."""
     words = getattr(error, "format_message", None)
     if words is not None:
-        _say(_usage(words(), getattr(error, "ctx", None)))
+        message = words()
+        if "\n" in message:  # a group without a verb: its whole help
+            sys.stderr.write(f"{message}\n")
+        else:
+            _say(_usage(message, getattr(error, "ctx", None)))
         return int(getattr(error, "exit_code", USAGE))
     if type(error).__name__ == "Abort":
         return INTERRUPTED

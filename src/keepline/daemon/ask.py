@@ -7,6 +7,7 @@ somebody else brought, and reads it from the store itself.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from keepline.credentials.manager import TokenManager
 from keepline.credentials.saving import Interruption
 from keepline.credentials.storage import TokenStore
 from keepline.credentials.token import Token
-from keepline.daemon.compose import lease_of, manager_of, store_of
+from keepline.daemon.compose import issuer_of, lease_of, manager_of, store_of
 from keepline.errors import (
     ConfigError,
     KeeplineError,
@@ -87,7 +88,7 @@ async def whole_status(config: Path | None) -> dict[str, Any]:
     async with daemon() as client:
         if client is not None:
             return {"running": True, **await client.status()}
-    settings = load(config)
+    settings = await asyncio.to_thread(load, config)
     credentials = {name: await stored_status(settings, name) for name in settings.credentials}
     return {"running": False, "ready": False, "credentials": credentials, "relay": {}, "parts": []}
 
@@ -101,7 +102,7 @@ async def token_status(config: Path | None, name: str) -> Mapping[str, Any]:
             if name in credentials:
                 told: Mapping[str, Any] = credentials[name]
                 return told
-    settings = load(config)
+    settings = await asyncio.to_thread(load, config)
     return await stored_status(settings, only_name(settings.credentials, name))
 
 
@@ -115,7 +116,7 @@ async def get_token(config: Path | None, name: str, *, newer_than: int | None = 
         if client is not None:
             name = only_name(await _names(client), name)
             return await client.get_token(name, newer_than=newer_than)
-    settings = load(config)
+    settings = await asyncio.to_thread(load, config)
     token = await stored_token(settings, only_name(settings.credentials, name))
     if newer_than is not None and token.generation <= newer_than:
         raise TokenUnavailable(
@@ -130,7 +131,7 @@ async def refresh_token(config: Path | None, name: str, *, than: int | None = No
     async with daemon() as client:
         if client is not None:
             return await client.refresh_token(only_name(await _names(client), name), than=than)
-    settings = load(config)
+    settings = await asyncio.to_thread(load, config)
     return await refresh_stored(settings, only_name(settings.credentials, name), than=than)
 
 
@@ -157,7 +158,8 @@ async def stored_token(settings: Settings, name: str, *, clock: Clock = SYSTEM_C
         TokenUnavailable: what is stored has expired.
         StorageError: what is stored cannot be trusted.
     """
-    token = await asyncio.to_thread(store_of(settings, name, clock=clock).load)
+    store = await asyncio.to_thread(store_of, settings, name, clock=clock)
+    token = await asyncio.to_thread(store.load)
     if token is None:
         raise SignInRequired(f"{name}: no token is stored", credential=name)
     if token.is_expired(clock.wall()):
@@ -178,7 +180,9 @@ async def refresh_stored(
         KeeplineError: as `TokenManager.force_refresh`.
     """
     async with HttpSession() as http:
-        manager: TokenManager = manager_of(settings, name, http=http, clock=clock)
+        manager: TokenManager = await asyncio.to_thread(
+            manager_of, settings, name, http=http, clock=clock
+        )
         async with manager:
             return await manager.force_refresh(than=than)
 
@@ -187,7 +191,7 @@ async def stored_status(
     settings: Settings, name: str, *, clock: Clock = SYSTEM_CLOCK
 ) -> Mapping[str, Any]:
     """What the store says of a credential; its own words when it cannot be read."""
-    store: TokenStore = store_of(settings, name, clock=clock)
+    store: TokenStore = await asyncio.to_thread(store_of, settings, name, clock=clock)
     told = {"name": name, "storage": str(store.path or "memory")}
     try:
         token = await asyncio.to_thread(store.load)
@@ -222,7 +226,8 @@ async def save_token(
         ConfigError: the credential is kept in memory only.
         StorageError: not saved; the last good token stands.
     """
-    store = store_of(settings, name, clock=clock)
+    token = await asyncio.to_thread(_with_deadline, settings, name, token)
+    store = await asyncio.to_thread(store_of, settings, name, clock=clock)
     lease = lease_of(store, clock=clock)
     if lease is None:
         raise ConfigError(
@@ -247,6 +252,15 @@ async def tell_daemon(name: str) -> Token | None:
         if known is None:
             return None
         return await client.refresh_token(name, than=known["generation"])
+
+
+def _with_deadline(settings: Settings, name: str, token: Token) -> Token:
+    """A token that came without the end of its sign-in gets the latest that it can be, so that people are warned."""
+    app = getattr(issuer_of(settings, name), "app", None)
+    lifetime = getattr(app, "refresh_lifetime", None)
+    if lifetime is None or token.signin_deadline is not None or not token.refresh_token:
+        return token
+    return replace(token, signin_deadline=token.issued_at + lifetime)
 
 
 def _words(lost: Interruption | None) -> str | None:

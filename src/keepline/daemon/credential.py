@@ -4,6 +4,7 @@ Invariants: a manager that could not start is replaced by a fresh one, never reu
 of new tokens whichever manager serves; stopping waits for a refresh in flight until its answer is saved.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +63,7 @@ class CredentialPart(Part):
     # --- a part ---
 
     async def start(self) -> None:
-        manager = self._make_manager()
+        manager = await asyncio.to_thread(self._make_manager)
         manager.subscribe(self._tell)
         try:
             await manager.start()

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,15 @@ class Demo:
         Raises:
             TransientError: something that must happen did not, in time.
         """
-        with _stage() as directory, stop_signals() as stop:
-            playing = asyncio.create_task(self._acts(directory, auto=auto))
-            ends: set[asyncio.Future[Any]] = {playing, stop}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if stop.done():
-                playing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await playing
+        with stop_signals() as stop:
+            async with _stage() as directory:
+                playing = asyncio.create_task(self._acts(directory, auto=auto))
+                ends: set[asyncio.Future[Any]] = {playing, stop}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if stop.done():
+                    playing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await playing
         return self.result
 
     # --- the acts ---
@@ -127,7 +128,7 @@ class Demo:
     async def _acts(self, directory: Path, *, auto: bool) -> None:
         async with SandboxServer(access_lifetime=ACCESS_LIFETIME) as sandbox:
             self._say("sandbox", f"a broker on loopback at {sandbox.url}; no account is needed")
-            settings = _settings(directory, sandbox.url)
+            settings = await asyncio.to_thread(_settings, directory, sandbox.url)
             token = await save_token(settings, "demo", sandbox.issue())
             assert token.signin_deadline is not None
             self._signin_days = round(
@@ -172,7 +173,7 @@ class Demo:
 
     @asynccontextmanager
     async def _daemon(self, settings: Settings) -> AsyncIterator[Daemon]:
-        daemon = Daemon(settings, clock=self._clock)
+        daemon = await asyncio.to_thread(Daemon, settings, clock=self._clock)
         listener = _Story(self._hear)
         logging.getLogger("keepline").addHandler(listener)
         logging.getLogger("keepline").setLevel(logging.INFO)
@@ -266,10 +267,10 @@ class _Story(logging.Handler):
         self._hear(record.getMessage(), fields_of(record))
 
 
-@contextlib.contextmanager
-def _stage() -> Iterator[Path]:
+@asynccontextmanager
+async def _stage() -> AsyncIterator[Path]:
     """A directory of our own that is everything to the demo, and gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="keepline-demo-"))
+    directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="keepline-demo-"))
     before = os.environ.get("KEEPLINE_RUNTIME_DIR")
     os.environ["KEEPLINE_RUNTIME_DIR"] = str(directory / "run")
     try:
@@ -279,7 +280,7 @@ def _stage() -> Iterator[Path]:
             del os.environ["KEEPLINE_RUNTIME_DIR"]
         else:
             os.environ["KEEPLINE_RUNTIME_DIR"] = before
-        shutil.rmtree(directory, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def _settings(directory: Path, url: str) -> Settings:

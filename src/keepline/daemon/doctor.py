@@ -53,17 +53,17 @@ class Finding:
 async def examine(config: Path | None, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
     """Look at one thing after another."""
     try:
-        settings = load(config)
+        settings = await asyncio.to_thread(load, config)
     except KeeplineError as error:
         yield Finding("fail", "configuration", str(error), "correct it: keepline config check")
         return
-    yield _configuration(settings)
+    yield await asyncio.to_thread(_configuration, settings)
     for name in settings.credentials:
         async for finding in _credential(settings, name, clock):
             yield finding
     for name in settings.relay:
-        yield _relay(settings, name)
-    yield _runtime()
+        yield await asyncio.to_thread(_relay, settings, name)
+    yield await asyncio.to_thread(_runtime)
     yield await _daemon()
 
 
@@ -80,19 +80,20 @@ def _configuration(settings: Settings) -> Finding:
 async def _credential(settings: Settings, name: str, clock: Clock) -> AsyncIterator[Finding]:
     subject = f"credential {name}"
     try:
-        await asyncio.to_thread(issuer_of, settings, name, clock=clock)
+        issuer = await asyncio.to_thread(issuer_of, settings, name, clock=clock)
         await asyncio.to_thread(store_of, settings, name, clock=clock)
     except KeeplineError as error:
         yield Finding("fail", subject, str(error), "correct what the line names")
         return
-    yield await _stored(settings, name, clock)
+    person = bool(getattr(issuer, "needs_person", False))
+    yield await _stored(settings, name, person, clock)
     url = _url(settings, name)
     if url:
         async for finding in _issuer(subject, url, clock):
             yield finding
 
 
-async def _stored(settings: Settings, name: str, clock: Clock) -> Finding:
+async def _stored(settings: Settings, name: str, person: bool, clock: Clock) -> Finding:
     subject = f"credential {name}"
     status = await stored_status(settings, name, clock=clock)
     login = f"keepline login {name}"
@@ -103,7 +104,7 @@ async def _stored(settings: Settings, name: str, clock: Clock) -> Finding:
             )
         case "SIGN_IN_REQUIRED" if status["storage"] == "memory":
             return Finding("ok", subject, "kept in memory")
-        case "SIGN_IN_REQUIRED" if not _needs_person(settings, name):
+        case "SIGN_IN_REQUIRED" if not person:
             return Finding("ok", subject, "no token stored yet; the daemon gets the first one")
         case "SIGN_IN_REQUIRED":
             return Finding("fail", subject, "no token is stored", login)
@@ -116,10 +117,6 @@ async def _stored(settings: Settings, name: str, clock: Clock) -> Finding:
             "warn", subject, f"a person must sign in by {status['signin_deadline']}", login
         )
     return Finding("ok", subject, f"token valid until {status['expires_at']}")
-
-
-def _needs_person(settings: Settings, name: str) -> bool:
-    return bool(getattr(issuer_of(settings, name), "needs_person", False))
 
 
 def _url(settings: Settings, name: str) -> str:

@@ -47,7 +47,7 @@ async def run(
         StorageError: another daemon serves here, or no credential's store can be read.
     """
     notifier = notifier or Notifier()
-    daemon = Daemon(settings, clock=clock)
+    daemon = await asyncio.to_thread(Daemon, settings, clock=clock)
     with stop_signals() as stop:
         await daemon.start()
         notifier.ready(daemon.summary())
@@ -124,7 +124,7 @@ async def run_once(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> list[C
         raise ConfigError(
             "nothing to keep; add a [credentials.NAME]", key="credentials", file=settings.file
         )
-    check_settings(settings)
+    await asyncio.to_thread(check_settings, settings)
     async with HttpSession() as http:
         return list(
             await asyncio.gather(
@@ -134,7 +134,7 @@ async def run_once(settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> list[C
 
 
 async def _cycle(settings: Settings, name: str, http: HttpSession, clock: Clock) -> Cycle:
-    manager = manager_of(settings, name, http=http, clock=clock)
+    manager = await asyncio.to_thread(manager_of, settings, name, http=http, clock=clock)
     token, error = await _renewed(manager, clock)
     if token is None:
         return Cycle(name, None, error)
@@ -161,10 +161,7 @@ async def _renewed(
 
 
 async def _deliver(settings: Settings, name: str, token: Token, clock: Clock) -> Iterable[Delivery]:
-    senders = [
-        sender_of(settings, relay, clock=clock)
-        for relay, table in settings.relay.items()
-        if table.credential == name
-    ]
+    relays = [relay for relay, table in settings.relay.items() if table.credential == name]
+    senders = [await asyncio.to_thread(sender_of, settings, relay, clock=clock) for relay in relays]
     reports = await asyncio.gather(*(sender.send(token) for sender in senders))
     return [delivery for report in reports for delivery in report]

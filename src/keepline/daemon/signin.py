@@ -47,7 +47,7 @@ async def login(
         saved.append(await save_token(settings, name, token, clock=clock))
 
     async with HttpSession() as http:
-        issuer = issuer_of(settings, name, http=http, clock=clock)
+        issuer = await asyncio.to_thread(issuer_of, settings, name, http=http, clock=clock)
         if not isinstance(issuer, OAuth2Issuer) or not issuer.needs_person:
             raise ConfigError(
                 f"nobody signs in for {name}: its token is bought with what the configuration says; "
