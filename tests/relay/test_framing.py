@@ -66,8 +66,32 @@ def test_what_is_no_message_is_named_and_ends_the_framing(chunk, cut):
     assert Framer(100).feed(chunk)[-1].cut is cut
 
 
-def test_a_message_of_exactly_the_limit_is_whole():
+def test_a_message_of_exactly_the_limit_is_whole_in_one_piece_and_in_two():
     assert whole(Framer(100), b"x" * 100 + b"\n") == [(b"x" * 100, True)]
+    assert whole(Framer(100), b"x" * 100, b"\n") == [(b"x" * 100, True)]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "is_json", "newline"),
+    [
+        (b"token\n", False, True),
+        (OBJECT, True, False),
+        (OBJECT + b"\n", True, True),
+        (b"\n", False, True),
+        (b'{"a":"\n"}', True, True),
+        (b'{"a":"\t"}', True, False),
+    ],
+)
+def test_a_frame_says_what_it_was_and_whether_a_newline_came(chunk, is_json, newline):
+    (frame,) = Framer(8192).feed(chunk)
+    assert (frame.is_json, frame.newline) == (is_json, newline)
+
+
+def test_an_empty_line_behind_any_message_is_no_message():
+    framer = Framer(8192)
+    assert len(framer.feed(b"token\n\n\n")) == 1
+    assert len(framer.feed(b"\n" + OBJECT + b"\n\n")) == 1
+    assert framer.finish() is None
 
 
 def test_many_small_messages_in_one_read_may_exceed_the_limit_together():
@@ -89,6 +113,7 @@ def test_the_end_of_input_completes_text_and_nothing_else(begun, data, cut):
     framer.feed(begun)
     frame = framer.finish()
     assert (frame.data, frame.cut, frame.newline) == (data, cut, False)
+    assert frame.is_json == begun.startswith(b"{")
 
 
 def test_the_end_of_input_behind_a_message_is_no_message():

@@ -152,6 +152,19 @@ def test_what_is_no_jwt_has_no_expiry(token):
     assert parse(token).token.expires_at == NOW + timedelta(seconds=1800)
 
 
+@pytest.mark.parametrize("moment", [0, 253402300799])
+def test_the_whole_range_of_instants_is_taken(moment):
+    message = json.dumps({"access_token": "a", "expires_at": moment})
+    assert parse(message).token.expires_at.timestamp() == moment
+    assert jwt_expiry(jwt({"exp": moment})) == (moment or None)
+
+
+def test_two_dots_alone_make_no_jwt():
+    claims = jwt({"exp": int(WALL) + 5})
+    assert jwt_expiry(claims + ".more") is None
+    assert jwt_expiry("xy" + claims) is None
+
+
 def test_an_expired_token_is_refused():
     with pytest.raises(Rejected, match="expired at") as caught:
         Ledger().admit(push(1, life=0), WALL)

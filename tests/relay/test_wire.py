@@ -206,6 +206,28 @@ def test_a_broken_message_on_a_connection_of_version_one_ends_it():
     assert wire.is_closing
 
 
+@pytest.mark.parametrize("broken", [b'{"access_token":"a\nb"}\n', b"x" * 9000, b'{"a":1}x'])
+def test_what_cannot_be_cut_ends_a_connection_of_version_one(broken):
+    wire = receiver()
+    wire.receive(v1(5) + b"\n", 0.0, WALL)
+    assert outcomes(wire.receive(broken, 0.0, WALL))[-1] in ("bad_json", "too_large", "bad_field")
+    assert wire.is_closing
+
+
+@pytest.mark.parametrize("old", [b'{"access_token":"a"}\n', b"token\n"])
+def test_an_old_message_behind_version_one_is_taken_and_ends_the_connection(old):
+    wire = receiver()
+    wire.receive(v1(5) + b"\n", 0.0, WALL)
+    assert outcomes(wire.receive(old, 0.0, WALL)) == ["accepted"]
+    assert wire.is_closing
+
+
+def test_a_message_of_version_one_behind_an_old_one_in_the_same_read_keeps_the_connection():
+    wire = receiver()
+    assert outcomes(wire.receive(b"token\n" + v1(5) + b"\n", 0.0, WALL)) == ["accepted", "accepted"]
+    assert not wire.is_closing
+
+
 def test_a_peer_that_is_turned_away_hears_why():
     wire = receiver(shared_secret=b"s")
     assert wire.refuse(Code.FORBIDDEN, "user 7 may not").outcome == "forbidden"
@@ -277,7 +299,8 @@ def test_the_late_newline_of_an_answer_does_not_disturb_the_next():
 def test_closing_without_a_word_is_no_consent():
     wire = sender()
     wire.send(b"{}")
-    assert wire.receive_eof().code == "silent"
+    answer = wire.receive_eof()
+    assert (answer.ok, answer.code) == (False, "silent")
 
 
 def test_closing_between_messages_is_nothing_to_answer():
@@ -290,7 +313,8 @@ def test_closing_between_messages_is_nothing_to_answer():
 def test_other_words_than_ok_are_no_consent(words):
     wire = sender()
     wire.send(b"{}")
-    assert wire.receive(words, 0.0).code == "unclear"
+    answer = wire.receive(words, 0.0)
+    assert (answer.ok, answer.code) == (False, "unclear")
     assert wire.is_over
 
 
@@ -308,6 +332,21 @@ def test_what_was_said_before_we_sent_is_the_answer():
     assert wire.receive(b"ERR busy too many connections\n", 0.0) is None
     wire.send(b"{}")
     assert wire.receive(b"", 0.0) == Answer(False, "busy", "too many connections")
+
+
+def test_an_answer_of_a_kilobyte_is_long_enough():
+    wire = sender()
+    wire.send(b"{}")
+    assert wire.receive(b"ERR " + b"x" * 1020, 0.0) is None
+    assert wire.receive(b"x", 0.0).code == "unclear"
+
+
+def test_two_answers_in_one_read_belong_to_two_messages():
+    wire = sender()
+    wire.send(b"{}")
+    assert wire.receive(b"OK\nERR stale old\n", 0.0) == Answer(True)
+    wire.send(b"{}")
+    assert wire.receive(b"", 0.0) == Answer(False, "stale", "old")
 
 
 def test_sending_before_the_answer_is_our_own_mistake():
@@ -377,6 +416,10 @@ def test_a_sender_with_a_secret_never_sends_to_a_receiver_that_asks_for_no_proof
     assert daemon.receive(b"ERR busy too many connections\n", 0.0).code == "busy"
     daemon = sender(b"s3cret")
     assert daemon.receive(b"x" * 2000, 0.0).code == "unclear"
+    for length, is_ready in ((7, False), (8, True), (128, True), (129, False)):
+        daemon = sender(b"s3cret")
+        daemon.receive(b'{"nonce":"%s"}\n' % (b"a" * length), 0.0)
+        assert daemon.is_ready == is_ready
     for nonce in (b'{"nonce":"short"}\n', b'{"nonce":7}\n', b'{"nonce":"%s"}\n' % (b"a" * 200)):
         assert sender(b"s3cret").receive(nonce, 0.0).code == "no_greeting"
 
