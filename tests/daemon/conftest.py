@@ -1,23 +1,28 @@
-"""Parts of a daemon for tests: credentials that answer on command, and the daemon's socket in a private directory."""
+"""Parts of a daemon for tests: credentials that answer on command, a sandbox broker, and settings that point to it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keepline import config
+from keepline.config import Settings
 from keepline.credentials.token import Token
 from keepline.daemon.socket import LocalSocket
+from keepline.sandbox.server import SandboxServer
 
 
 def token(generation: int = 1, text: str = "") -> Token:
+    now = datetime.now(UTC)
     return Token(
         text or f"access-{generation}",
         f"refresh-{generation}",
-        expires_at=datetime(2030, 1, 1, tzinfo=UTC),
-        issued_at=datetime(2029, 1, 1, tzinfo=UTC),
+        expires_at=now + timedelta(hours=1),
+        issued_at=now,
         generation=generation,
     )
 
@@ -75,3 +80,41 @@ async def local(clean_environment: Path, source: Source) -> AsyncIterator[LocalS
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[SandboxServer]:
+    async with SandboxServer() as server:
+        yield server
+
+
+@pytest.fixture
+def configure(clean_environment: Path, sandbox: SandboxServer) -> Callable[..., Settings]:
+    """Write keepline.toml for the sandbox, with its app file and a storage key, and load it."""
+
+    def write(more: str = "", schwab: str = "", metrics: str = "") -> Settings:
+        for name, text in (
+            ("app.yaml", "app_key: sandbox-key\napp_secret: sandbox-secret\n"),
+            ("key", "a storage key for tests"),
+        ):
+            (clean_environment / name).write_text(text)
+            (clean_environment / name).chmod(0o600)
+        file = clean_environment / "keepline.toml"
+        file.write_text(
+            f'[credentials.schwab]\nbase_url = "{sandbox.url}"\napp_config = "app.yaml"\n'
+            f'token_file = "tokens.json"\nstorage_key_file = "key"\nretry_delays = [0.05]\n{schwab}\n'
+            f'[telemetry]\nmetrics = "{metrics}"\n{more}\n'
+        )
+        return config.load(file, environ={})
+
+    return aside(write)
+
+
+def aside(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The function run by a thread that the caller waits for: a test may block its loop, our code may not."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work, *args, **kwargs).result()
+
+    return run

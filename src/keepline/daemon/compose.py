@@ -165,8 +165,9 @@ def target_address(text: str, base: Path) -> str:
         return str(default_socket_path(text.removeprefix("bot:")))
     if "://" in text:
         return text
-    path = Path(text.removeprefix("unix:")).expanduser()
-    return str(path if path.is_absolute() or "/" not in str(path) else base / path)
+    if "/" not in text:
+        return text  # no address: the relay says so
+    return str(base / Path(text.removeprefix("unix:")).expanduser())
 
 
 def _credential(settings: Settings, name: str) -> CredentialSettings:

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -174,20 +174,15 @@ class Demo:
     @asynccontextmanager
     async def _daemon(self, settings: Settings) -> AsyncIterator[Daemon]:
         daemon = await asyncio.to_thread(Daemon, settings, clock=self._clock)
-        listener = _Story(self._hear)
-        logging.getLogger("keepline").addHandler(listener)
-        logging.getLogger("keepline").setLevel(logging.INFO)
-        logging.getLogger("keepline").propagate = False
-        try:
-            await daemon.start()
-            assert daemon.metrics is not None
-            self._say(
-                "keepline", f"the daemon runs; its numbers are at {daemon.metrics.url}/metrics"
-            )
-            yield daemon
-        finally:
-            await daemon.stop()
-            logging.getLogger("keepline").removeHandler(listener)
+        with _told_to(_Story(self._hear)):
+            try:
+                await daemon.start()
+                assert daemon.metrics is not None
+                url = f"{daemon.metrics.url}/metrics"
+                self._say("keepline", f"the daemon runs; its numbers are at {url}")
+                yield daemon
+            finally:
+                await daemon.stop()
 
     @asynccontextmanager
     async def _bot(self, name: str) -> AsyncIterator[None]:
@@ -265,6 +260,20 @@ class _Story(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._hear(record.getMessage(), fields_of(record))
+
+
+@contextlib.contextmanager
+def _told_to(handler: logging.Handler) -> Iterator[None]:
+    """Everything that the rooms log goes to this handler and nowhere else."""
+    logger = logging.getLogger("keepline")
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
 
 
 @asynccontextmanager

@@ -81,20 +81,23 @@ def from_json(data: bytes, now: datetime) -> Token:
         raw = msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ConfigError("a JSON object is expected", key="token") from None
+    try:
+        token = _read(raw, now)
+    except (msgspec.MsgspecError, ValueError, OverflowError, OSError) as error:
+        raise ConfigError(_problem(error), key="token") from None
+    if token.is_expired(now) and not token.refresh_token:
+        raise ConfigError("it has expired and holds no refresh_token", key="token")
+    return token
+
+
+def _read(raw: dict[str, Any], now: datetime) -> Token:
     deadline = None
     if isinstance(raw.get("token"), dict):  # schwab-py: {"creation_timestamp": …, "token": {…}}
         created = raw.get("creation_timestamp")
         if isinstance(created, int | float):
             deadline = datetime.fromtimestamp(created, UTC) + _SCHWAB_SIGN_IN
         raw = raw["token"]
-    try:
-        form = msgspec.convert(raw, _Form)
-        token = _token(form, raw, now, deadline)
-    except (msgspec.MsgspecError, ValueError, OverflowError, OSError) as error:
-        raise ConfigError(_problem(error), key="token") from None
-    if token.is_expired(now) and not token.refresh_token:
-        raise ConfigError("it has expired and holds no refresh_token", key="token")
-    return token
+    return _token(msgspec.convert(raw, _Form), raw, now, deadline)
 
 
 def _token(form: _Form, raw: dict[str, Any], now: datetime, deadline: datetime | None) -> Token:
