@@ -19,14 +19,6 @@ __all__ = ["Portal", "shared_portal"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-if sys.platform != "win32":
-    # imported here and not at the first start, which is counted in milliseconds
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        _new_loop = uvloop.new_event_loop
-
 _portals: "weakref.WeakSet[Portal]" = weakref.WeakSet()
 _left_to_the_parent: list[object] = []
 
@@ -126,6 +118,15 @@ _shared = Portal()
 def shared_portal() -> Portal:
     """The process's portal: all synchronous faces share its thread."""
     return _shared
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import uvloop  # here, so that a program that never starts a portal does not pay for it
+
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

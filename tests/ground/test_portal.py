@@ -2,11 +2,11 @@
 
 import asyncio
 import os
+import sys
 import threading
 
 import pytest
 
-from keepline import portal as portal_module
 from keepline.portal import Portal, shared_portal
 
 
@@ -122,7 +122,7 @@ def test_a_forked_child_gets_a_portal_of_its_own_and_the_parents_goes_on(portal)
 
 
 def test_without_uvloop_the_standard_loop_serves(monkeypatch):
-    monkeypatch.setattr(portal_module, "_new_loop", asyncio.new_event_loop)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
     portal = Portal(name="test-portal-plain")
     try:
         assert portal.call(double, 7) == 14
