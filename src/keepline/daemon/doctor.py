@@ -27,7 +27,7 @@ from keepline.files import runtime_directory, strangers_can_write
 from keepline.http import HttpSession
 from keepline.relay.address import daemon_socket_path
 
-__all__ = ["LARGEST_SKEW", "Finding", "examine"]
+__all__ = ["LARGEST_SKEW", "Finding", "compare_clocks", "examine"]
 
 LARGEST_SKEW = 30.0
 """Seconds that our clock may differ from the issuer's: more, and a token dies before we think so."""
@@ -139,10 +139,11 @@ async def _issuer(subject: str, url: str, clock: Clock) -> AsyncIterator[Finding
     yield Finding("ok", f"{subject}: issuer", f"{url} answers")
     date = response.headers.get("Date")
     if date:
-        yield _skew(subject, date, clock.wall())
+        yield compare_clocks(subject, date, clock.wall())
 
 
-def _skew(subject: str, date: str, now: datetime) -> Finding:
+def compare_clocks(subject: str, date: str, now: datetime) -> Finding:
+    """How far our clock is from the Date header of an issuer."""
     try:
         theirs = parsedate_to_datetime(date)
         seconds = abs((now - theirs).total_seconds())
