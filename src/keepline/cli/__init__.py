@@ -4,6 +4,6 @@ Invariants: a failure is one line on standard error that begins with `keepline:`
 secrets; a secret is never an argument, and one given as such is not repeated.
 """
 
-from keepline.cli.main import main
+from keepline.cli.program import main
 
 __all__ = ["main"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keepline.cli.exits import exit_code_of_cycles, exit_code_of_signal
 
-__all__ = ["FLAGS", "parse", "serve"]
+__all__ = ["FLAGS", "parse", "serve", "without"]
 
 FLAGS = {
     "--log-level": "telemetry.log_level",
@@ -60,7 +60,7 @@ def serve(config: Path | None, once: bool, flags: Mapping[str, object]) -> int:
 
     settings = load(config, flags=flags)
     telemetry = settings.telemetry
-    with _without("rich"):  # structlog would import it for colours that a log never has
+    with without("rich"):  # structlog would import it for colours that a log never has
         setup_logging(
             telemetry.log_level, log_file=telemetry.log_file, log_format=telemetry.log_format
         )
@@ -70,7 +70,7 @@ def serve(config: Path | None, once: bool, flags: Mapping[str, object]) -> int:
 
 
 @contextmanager
-def _without(package: str) -> Iterator[None]:
+def without(package: str) -> Iterator[None]:
     """Let imports of a package fail meanwhile, unless it is there already."""
     if package in sys.modules:
         yield
