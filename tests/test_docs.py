@@ -92,7 +92,7 @@ def test_the_error_page_names_the_attributes_that_programs_find() -> None:
 
 
 def test_the_error_page_names_the_exit_codes_of_the_command_line() -> None:
-    from keepline.cli.main import exit_code
+    from keepline.cli.exits import exit_code
 
     for name, cells in rows("docs/reference/errors.md").items():
         assert int(cells[-1]) == exit_code(getattr(errors, name)("what")), name

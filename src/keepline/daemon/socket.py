@@ -291,7 +291,7 @@ class _Client(asyncio.Protocol):
     def _count(self, what: str) -> None:
         total = len(self._daemon.clients)
         CLIENTS.set(total)
-        event(log, logging.DEBUG, what, total=total)
+        event(log, logging.INFO, what, total=total)
 
 
 def _is_gone(sock: Any) -> bool:
