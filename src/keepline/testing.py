@@ -53,7 +53,13 @@ class ManualClock:
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Move both clocks forward and wake whoever is due; they run when the loop runs next."""
+        """Move both clocks forward and wake whoever is due; they run when the loop runs next.
+
+        Raises:
+            ValueError: backwards, which only the wall clock can go.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"boottime only moves forward, not by {seconds!r}: see jump_wall()")
         self._now += seconds
         self._wall += timedelta(seconds=seconds)
         while self._sleepers and self._sleepers[0][0] <= self._now:

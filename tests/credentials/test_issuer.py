@@ -497,3 +497,32 @@ def test_every_issuer_is_an_auth_service() -> None:
     ]
     assert all(hasattr(service, "needs_person") for service in services)
     assert issubclass(TokenRefused, KeeplineError)
+
+
+async def test_a_token_s_life_counts_from_the_request_and_not_from_the_answer(
+    sandbox: SandboxServer, schwab: SchwabIssuer, clock: ManualClock
+) -> None:
+    asked = clock.wall()
+    sandbox.fault("slow", delay=20)
+    renewal = asyncio.create_task(schwab.refresh(sandbox.issue()))
+    await clock.run_until(renewal.done)
+    token = await renewal
+    assert clock.wall() - asked == timedelta(seconds=20)
+    assert token.issued_at == asked
+    assert token.expires_at == asked + timedelta(seconds=1800)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: StaticIssuer(123456), "token"),
+        (lambda: ProjectXIssuer(123456, "k"), "username"),
+        (lambda: ProjectXIssuer("u", b"123456"), "api_key"),
+        (lambda: SchwabIssuer("k", 123456), "client_secret"),
+    ],
+)
+def test_a_secret_that_is_no_text_is_refused_without_showing_it(make: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match="text") as caught:
+        make()
+    assert caught.value.key == key
+    assert "123456" not in str(caught.value)

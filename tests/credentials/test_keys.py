@@ -1,14 +1,18 @@
 """The chain of key sources: the order, and that a broken source never hands over to the next."""
 
+import fcntl
 import logging
 import os
+import pwd
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
+from keepline.credentials import keys
 from keepline.credentials.keys import configuration_directory, storage_key
 from keepline.errors import ConfigError, StorageError
 
@@ -196,3 +200,45 @@ def test_processes_that_start_together_end_with_one_key(config: Path) -> None:
     keys = {process.communicate()[0] for process in running}
     assert all(process.returncode == 0 for process in running)
     assert keys == {(config / "storage.key").read_bytes()}
+
+
+def test_without_a_home_directory_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: (_ for _ in ()).throw(KeyError("no such user")))
+    with pytest.raises(ConfigError, match="no home directory") as caught:
+        storage_key()
+    assert caught.value.key == "KEEPLINE_CONFIG_DIR"
+    monkeypatch.setenv("KEEPLINE_STORAGE_KEY_FILE", "~/key")
+    with pytest.raises(ConfigError, match="no home directory for ~/key") as caught:
+        storage_key()
+    assert caught.value.key == "KEEPLINE_STORAGE_KEY_FILE"
+
+
+def test_a_platform_that_gives_back_the_tilde_has_no_home_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Older releases of platformdirs; a key in a directory called ~ would be lost with the working directory."""
+    monkeypatch.setattr(platformdirs, "user_config_dir", lambda _: "~/.config/keepline")
+    with pytest.raises(ConfigError, match="no home directory"):
+        configuration_directory()
+
+
+def test_a_child_forked_while_a_key_is_generated_does_not_keep_the_directory(
+    tmp_path: Path,
+) -> None:
+    with keys._alone_in(tmp_path):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(reader, 1)
+            os._exit(0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(fd)
+        os.write(writer, b".")
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)

@@ -1,6 +1,7 @@
 """The lock between processes: exclusive, freed by death, never deleted, harmless to cancel."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import stat
@@ -172,6 +173,36 @@ def test_a_lock_on_a_file_that_was_replaced_does_not_count(
 async def test_the_lock_is_not_inherited(path: Path) -> None:
     async with FileLease(path) as lease:
         assert not os.get_inheritable(lease._fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+async def test_a_child_forked_meanwhile_neither_keeps_the_lock_nor_gives_it_back(
+    path: Path,
+) -> None:
+    lease = FileLease(path)
+    await lease.__aenter__()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(StopIteration):
+            lease.__aexit__(None, None, None).send(None)
+        os.write(writer, b"left")
+        signal.pause()
+    try:
+        assert os.read(reader, 4) == b"left"
+        assert leases._open_locked(path) is None
+        await lease.__aexit__(None, None, None)
+        fd = leases._open_locked(path)
+        assert fd is not None
+        os.close(fd)
+        copy = FileLease(path)
+        async with copy:
+            assert copy.held
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 async def test_a_link_or_a_pipe_or_a_foreign_file_is_refused(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from keepline.credentials.lifecycle import (
     LOOK_SECONDS,
+    NEAR_DEATH_SECONDS,
     TRANSITIONS,
     WARNINGS,
     Action,
@@ -410,3 +411,9 @@ def test_the_next_wake_never_lies_behind_unless_something_is_due(lifetime, signi
 
 def test_its_repr_tells_the_state():
     assert "VALID" in repr(holding())
+
+
+def test_the_numbers_that_users_were_promised():
+    assert LOOK_SECONDS == 30
+    assert NEAR_DEATH_SECONDS == 60
+    assert tuple(mark / HOUR for mark in WARNINGS) == (72, 48, 24, 6, 1)

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -248,6 +248,41 @@ async def test_what_is_no_token_is_a_failure_and_not_a_crash():
         with pytest.raises(TokenUnavailable, match="the issuer gave str"):
             await kept.manager.force_refresh()
         assert await kept.manager.get_token() == "access-secret-1"
+
+
+async def test_the_answer_of_a_plain_function_is_taken_for_it_is_spent_all_the_same():
+    clock = ManualClock()
+
+    class Plain:
+        """A service of a user's own that forgot `async`."""
+
+        def authenticate(self):
+            return Token("first", "r1", issued_at=clock.wall())
+
+        def refresh(self, token):
+            assert token.refresh_token == "r1"
+            return Token("second", "r2", issued_at=clock.wall())
+
+    async with TokenManager({}, Plain(), clock=clock) as manager:
+        assert await manager.get_token() == "first"
+        assert (await manager.force_refresh()).refresh_token == "r2"
+
+
+async def test_a_service_of_two_methods_is_all_that_it_takes():
+    class Service:
+        asked = 0
+
+        async def authenticate(self):
+            self.asked += 1
+            return Token(f"token-{self.asked}", expires_at=datetime.now(UTC) + timedelta(hours=1))
+
+        async def refresh(self, token):
+            return await self.authenticate()
+
+    manager = TokenManager({}, Service())
+    assert await manager.get_token() == "token-1"
+    assert (await manager.force_refresh()).access_token == "token-2"
+    await manager.stop()
 
 
 async def test_an_issuer_that_returns_the_same_token_is_not_asked_in_a_loop():
@@ -1247,6 +1282,32 @@ def test_an_answer_on_its_way_when_the_loop_ends_leaves_the_intent():
     assert kept["it"].store.abandoned == [True]
 
 
+def test_the_lease_is_kept_while_a_save_goes_on_although_the_loop_ends():
+    """A sibling that got the lease then would spend what was spent already."""
+    store, held = FakeStore(), []
+    saving, may_end = threading.Event(), threading.Event()
+
+    def save(token):
+        saving.set()
+        may_end.wait()
+        held.append(kept["it"].lease.lock.locked())
+        return FakeStore.save(store, token)
+
+    kept = {}
+
+    async def cut_short():
+        kept["it"] = it = keep(store=store)
+        store.path, store.save = Path("/data/tokens.enc"), save
+        asyncio.ensure_future(it.manager.force_refresh()).add_done_callback(lambda f: f.cancelled())
+        await asyncio.to_thread(saving.wait)
+        asyncio.get_running_loop().call_later(0, may_end.set)
+
+    asyncio.run(cut_short())
+    assert held == [True]
+    assert store.held.access_token == "access-secret-2"
+    assert not kept["it"].lease.lock.locked()
+
+
 # --- tokens from outside ---
 
 
@@ -1638,6 +1699,37 @@ async def test_an_issuer_that_is_none_is_refused_before_anything_starts():
         TokenManager({}, object())
     assert refusal.value.key == "auth_service"
     assert "object has no authenticate()" in str(refusal.value)
+    with pytest.raises(ConfigError, match="not the class FakeIssuer"):
+        TokenManager({}, FakeIssuer)
+
+
+async def test_a_storage_that_is_none_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match="str has no load") as refusal:
+        TokenManager({}, FakeIssuer(ManualClock()), storage="data/tokens.enc")
+    assert refusal.value.key == "storage"
+
+
+async def test_a_token_from_another_thread_is_refused_before_it_changes_anything():
+    kept = keep()
+    async with kept.manager:
+
+        def hand_in():
+            with pytest.raises(Closed, match="call_soon_threadsafe"):
+                kept.manager.update_access_token("from-a-thread")
+
+        await asyncio.to_thread(hand_in)
+        assert await kept.manager.get_token() == "access-secret-1"
+        assert kept.generation == 1
+
+
+async def test_what_is_no_token_cannot_be_handed_in():
+    kept = keep()
+    async with kept.manager:
+        with pytest.raises(TypeError, match=r"a Token is needed, not str.*update_access_token"):
+            kept.manager.update_tokens("access-secret-9")
+        with pytest.raises(TypeError, match="aware datetime, not float"):
+            kept.manager.update_access_token("access-secret-9", 1767625800.0)
+        assert await kept.manager.get_token() == "access-secret-1"
 
 
 # --- what people see ---
@@ -1751,6 +1843,15 @@ async def test_a_secret_in_a_foreign_error_is_redacted():
         with pytest.raises(TokenUnavailable) as wait:
             await kept.manager.force_refresh()
         assert "refresh-secret-1" not in str(wait.value) + str(kept.manager.status())
+
+
+async def test_a_secret_in_a_foreign_refusal_is_redacted():
+    kept = keep()
+    kept.issuer.script = [TokenRefused("no: refresh_token=refresh-secret-1&x=1")]
+    async with kept.manager:
+        with pytest.raises(SignInRequired, match="no: refresh_token=") as call:
+            await kept.manager.force_refresh()
+        assert "refresh-secret-1" not in str(call.value) + str(kept.manager.status())
 
 
 async def test_rotations_are_noted_with_their_outcome():

@@ -145,6 +145,11 @@ def test_a_sign_in_without_an_address_names_it(missing: str) -> None:
         ({"client_secret": ""}, "client_secret"),
         ({"client_secret": "", "client_auth": "post"}, "client_secret"),
         ({"client_auth": "digest"}, "client_auth"),
+        ({"client_id": 5}, "client_id"),
+        ({"client_secret": b"secret"}, "client_secret"),
+        ({"scope": ["api"]}, "scope"),
+        ({"redirect_uri": None}, "redirect_uri"),
+        ({"refresh_lifetime": 604_800}, "refresh_lifetime"),
     ],
 )
 def test_a_client_that_cannot_work_names_the_setting(changes: dict[str, Any], key: str) -> None:

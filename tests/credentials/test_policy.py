@@ -90,6 +90,7 @@ def test_a_mapping_makes_a_configuration_and_a_configuration_is_taken_as_it_is()
         ({"max_queue_depth": 0}, "max_queue_depth", "from 1 up"),
         ({"queue_timeout_seconds": 0}, "queue_timeout_seconds", "above 0"),
         ({"refresh_timeout_seconds": math.inf}, "refresh_timeout_seconds", "inf"),
+        ({"refresh_timeout_seconds": 10**5000}, "refresh_timeout_seconds", "too large"),
         ({"default_lifetime_seconds": -3}, "default_lifetime_seconds", "above 0"),
         ({"name": ""}, "name", "name"),
         ({"name": "two words"}, "name", "two words"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from keepline import files
-from keepline.credentials import keys
+from keepline.credentials import keys, saving
 from keepline.credentials import vault as vaults
 from keepline.credentials.saving import DamagedFile
 from keepline.credentials.storage import TokenStorage
@@ -178,6 +178,44 @@ def test_wrong_arguments_are_refused(make: Make) -> None:
     for empty in ("", b""):
         with pytest.raises(ConfigError, match="key is empty"):
             make(key=empty)
+
+
+@pytest.mark.parametrize("wrong", [{"key": 123456}, {"credential": 5}])
+def test_an_argument_of_the_wrong_type_is_named(make: Make, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="not int") as caught:
+        make(**wrong)
+    assert [caught.value.key] == list(wrong)
+    assert "123456" not in str(caught.value)
+
+
+def test_what_is_no_token_is_not_stored(make: Make) -> None:
+    for storage in (make(), TokenStorage(memory_only=True)):
+        with pytest.raises(TypeError, match="a Token is needed, not str"):
+            storage.store("access-secret")
+        assert storage.load() is None
+
+
+def test_a_path_that_is_too_long_or_a_directory_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="path is too long"):
+        TokenStorage(tmp_path / ("x" * 300), key="k").store(OLD)
+    storage = TokenStorage(tmp_path, key="k")
+    for use in (storage.load, storage.clear_token, lambda: storage.store(OLD)):
+        with pytest.raises(StorageError, match="not a regular file"):
+            use()
+
+
+def test_a_token_with_large_fields_is_saved_and_one_beyond_all_bounds_loses_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make()
+    large = replace(NEW, extra={"id_token": "x" * (4 << 20)})
+    storage.store(large)
+    assert make().load() == large
+    monkeypatch.setattr(saving, "LARGEST_FILE", 5 << 20)
+    beyond = replace(NEW, generation=102, extra={"id_token": "x" * (5 << 20)})
+    with pytest.raises(StorageError, match="keep only what is needed in extra"):
+        storage.store(beyond)
+    assert make().load() == large
 
 
 def test_reprs_show_no_secret(make: Make, path: Path) -> None:
@@ -705,6 +743,20 @@ def test_clearing_leaves_nothing(
     assert names(tmp_path / "fallback") == []
     assert storage.load() is None
     assert storage.interrupted() is None
+
+
+def test_a_directory_that_cannot_be_listed_is_explained_when_clearing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = make()
+    storage.store(OLD)
+
+    def listed(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with pytest.raises(StorageError, match="cannot be cleared: permission denied"):
+        storage.clear_token()
 
 
 def test_what_cannot_be_cleared_is_an_error_and_the_rest_goes(make: Make, path: Path) -> None:

@@ -1,14 +1,17 @@
 """The encrypted file: what it hides, what it refuses, and that each refusal says which one it is."""
 
 import hashlib
+import hmac
 import json
 import struct
+from base64 import b64decode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +86,21 @@ def test_nothing_secret_stands_in_the_file_or_in_a_repr() -> None:
     for secret in (b"access-secret", b"refresh-secret", b"identity-secret", b"passphrase"):
         assert secret not in data
     assert "passphrase" not in repr(Vault(b"passphrase-1"))
+
+
+def test_a_file_is_opened_by_the_format_alone_and_its_key_id_tells_nothing_of_the_key() -> None:
+    """Another implementation, from the format's description."""
+    data = seal()
+    _, clear, body = parts(data)
+    master = hashlib.pbkdf2_hmac("sha256", b"key", b64decode(clear["salt"]), 10)
+    key = hmac.digest(master, b"keepline vault 1: encryption", "sha256")
+    associated = data[: len(data) - len(body) - 32]
+    plain = AESGCM(key).decrypt(b64decode(clear["nonce"]), body, associated)
+    assert json.loads(plain)["access_token"] == TOKEN.access_token
+    identity = b64decode(clear["key_id"])
+    assert identity == hmac.digest(master, b"keepline vault 1: key id", "sha256")[:8]
+    assert identity not in key
+    assert identity not in master
 
 
 def test_the_header_says_whose_it_is_and_how_old() -> None:

@@ -27,6 +27,15 @@ def test_boottime_counts_suspend_where_the_system_can() -> None:
         assert SYSTEM_CLOCK.boottime is time.monotonic
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no boottime")
+def test_the_clock_that_is_asked_is_the_one_that_counts_suspend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine that never slept both clocks say the same."""
+    monkeypatch.setattr(time, "clock_gettime", lambda kind: (kind, "asked"))
+    assert SystemClock().boottime() == (time.CLOCK_BOOTTIME, "asked")
+
+
 def test_without_a_boottime_clock_the_monotonic_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
     assert SystemClock().boottime is time.monotonic

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from keepline import files
-from keepline.errors import StorageError
+from keepline.errors import ConfigError, StorageError
 
 STRANGER = 54_321
 STEPS = ("open", "posix_fallocate", "write", "ftruncate", "fsync", "replace")
@@ -614,3 +614,19 @@ def test_a_process_killed_at_any_step_leaves_the_old_file_or_the_new_one(path: P
     assert done.returncode == 0, "the last run came to its end"
     assert len(seen) == 2
     assert number >= 7
+
+
+@pytest.mark.parametrize("path", ["", None, 5, "a\0b"])
+def test_what_cannot_be_a_path_is_refused_with_its_key(path: object) -> None:
+    with pytest.raises(ConfigError, match="path of a file or directory is needed") as caught:
+        files.expanded(path, key="storage_path")
+    assert caught.value.key == "storage_path"
+
+
+def test_a_path_is_absolute_and_knows_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert files.expanded("~/a/b", key="x") == tmp_path / "a" / "b"
+    assert files.expanded(Path("c"), key="x") == tmp_path / "c"

@@ -7,6 +7,7 @@ import socket
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -473,3 +474,19 @@ def test_header_fields_are_one_mapping_in_any_spelling() -> None:
 
 def test_the_errors_are_api_errors() -> None:
     assert issubclass(TransientError, APIError)
+
+
+async def test_neither_a_proxy_of_the_environment_nor_a_netrc_is_consulted(
+    http: HttpSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password hunter2\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    proxy, recorder = Recorder(answer()), Recorder(answer())
+    async with raw_server(proxy) as other, raw_server(recorder) as url:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, other)
+        assert (await http.request("POST", f"{url}/token")).status == 200
+    assert proxy.lines == []
+    assert recorder.lines == ["POST /token HTTP/1.1"]
+    assert "authorization" not in recorder.requests[0][1]

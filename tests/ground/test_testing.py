@@ -83,3 +83,11 @@ def test_its_repr_tells_the_time() -> None:
     clock = ManualClock()
     clock.advance(timedelta(hours=1).total_seconds())
     assert repr(clock) == "<ManualClock 3600 s, wall 2026-01-05 15:30:00, 0 asleep>"
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_boottime_cannot_go_back(seconds: float) -> None:
+    clock = ManualClock()
+    with pytest.raises(ValueError, match="only moves forward"):
+        clock.advance(seconds)
+    assert clock.boottime() == 0

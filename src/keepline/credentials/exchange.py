@@ -87,6 +87,10 @@ class Exchange:
         )
 
     async def _ask(self, call: Awaitable[Token]) -> Token:
+        if isinstance(
+            call, Token
+        ):  # of a plain function: its refresh token is spent, so the answer must not be lost
+            return call
         try:
             answer = await within(self._clock, self._timeout, call)
         except TimeoutError as error:

@@ -60,8 +60,8 @@ class StaticIssuer:
         clock: Clock = SYSTEM_CLOCK,
         name: str = "",
     ) -> None:
-        if not token:
-            raise ConfigError("a static credential needs its token", key="token")
+        if not token or not isinstance(token, str):
+            raise ConfigError("a static credential needs its token, as a text", key="token")
         self._clock = clock
         self._name = name
         self._token = Token(token, expires_at=expires_at or NEVER, issued_at=clock.wall())

@@ -73,7 +73,7 @@ def storage_key(
 
     Raises:
         StorageError: a source is set and cannot be used.
-        ConfigError: a key would have to be generated beside the data.
+        ConfigError: a key would have to be generated beside the data, or there is no home directory.
     """
     for source in (_from_systemd, _from_named_file, _from_environment, _from_keyring):
         if (key := source()) is not None:
@@ -84,12 +84,23 @@ def storage_key(
 
 
 def configuration_directory() -> Path:
-    """`KEEPLINE_CONFIG_DIR`, or the platform's place for a user's settings (`~/.config/keepline` on Linux)."""
+    """`KEEPLINE_CONFIG_DIR`, or the platform's place for a user's settings (`~/.config/keepline` on Linux).
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
     if chosen := os.environ.get("KEEPLINE_CONFIG_DIR"):
-        return Path(chosen)
+        return files.expanded(chosen, key="KEEPLINE_CONFIG_DIR")
     from platformdirs import user_config_dir
 
-    return Path(user_config_dir("keepline"))
+    with contextlib.suppress(RuntimeError):  # so it says since 4.10 that there is no home directory
+        path = Path(user_config_dir("keepline"))
+        if path.is_absolute():
+            return path
+    raise ConfigError(
+        "there is no home directory to keep settings in: set it to a directory of yours",
+        key="KEEPLINE_CONFIG_DIR",
+    )
 
 
 def _from_systemd() -> StorageKey | None:
@@ -103,7 +114,7 @@ def _from_systemd() -> StorageKey | None:
 
 def _from_named_file() -> StorageKey | None:
     name = os.environ.get("KEEPLINE_STORAGE_KEY_FILE")
-    return _from_file(Path(name).expanduser()) if name else None
+    return _from_file(files.expanded(name, key="KEEPLINE_STORAGE_KEY_FILE")) if name else None
 
 
 def _from_environment() -> StorageKey | None:
@@ -187,4 +198,5 @@ def _alone_in(directory: Path) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile would keep it
         os.close(fd)

@@ -1,8 +1,9 @@
 """One process at a time: a lock on a file that is never deleted.
 
 Invariants: the lock is `flock`, which belongs to the open file and dies with its process, however that dies (a POSIX
-`lockf` would vanish when any descriptor of the file is closed); no descriptor is held while waiting, so a cancelled
-waiter leaves nothing behind; a lock on a file that someone deleted meanwhile does not count.
+`lockf` would vanish when any descriptor of the file is closed); it is given back by word, not by closing alone, since
+a child that was forked meanwhile has the same open file; no descriptor is held while waiting, so a cancelled waiter
+leaves nothing behind; a lock on a file that someone deleted meanwhile does not count.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from types import TracebackType
 
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import StorageError
+from keepline.files.directories import make_directories
 
 if sys.platform != "win32":
     import fcntl
@@ -47,6 +49,7 @@ class FileLease:
         self.path = path
         self._clock = clock
         self._fd: int | None = None
+        self._holder = 0
 
     @property
     def held(self) -> bool:
@@ -61,7 +64,7 @@ class FileLease:
         """
         while (fd := await self._try()) is None:
             await self._clock.sleep(POLL_SECONDS * (0.5 + self._clock.chance()))
-        self._fd = fd
+        self._fd, self._holder = fd, os.getpid()
         return self
 
     async def __aexit__(
@@ -72,6 +75,8 @@ class FileLease:
     ) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
+            if self._holder == os.getpid():  # in a forked child it is the parent's
+                _unlock(fd)
             os.close(fd)
 
     async def _try(self) -> int | None:
@@ -81,7 +86,7 @@ class FileLease:
             try:
                 return _open_locked(self.path)
             except FileNotFoundError:
-                await asyncio.to_thread(self._make_directory)
+                await asyncio.to_thread(make_directories, self.path.parent)
                 return _open_locked(self.path)
         except StorageError:
             raise
@@ -90,11 +95,6 @@ class FileLease:
                 f"the lock file cannot be used ({error.strerror}): make its directory ours and writable",
                 path=self.path,
             ) from error
-
-    def _make_directory(self) -> None:
-        missing = [p for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]
-        for directory in reversed(missing):
-            directory.mkdir(mode=0o700, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"<FileLease {self.path}, {'held' if self.held else 'free or held by another'}>"
@@ -110,6 +110,11 @@ def _open_locked(path: Path) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def _unlock(fd: int) -> None:
+    if sys.platform != "win32":
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _lock(fd: int, path: Path) -> bool:

@@ -50,7 +50,7 @@ class TokenManager:
         clock: time and chance.
 
     Raises:
-        ConfigError: a setting is wrong, or `auth_service` is not one.
+        ConfigError: a setting is wrong, or `auth_service` or `storage` is not one.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class TokenManager:
     ) -> None:
         self._config = config = TokenManagerConfig.of(config)
         _check_issuer(auth_service)
+        if storage is not None:
+            _check_methods("storage", storage, "load, store, prepare, interrupted")
         clock = clock or SYSTEM_CLOCK
         self._clock = clock
         # what get_token() touches while the token is valid
@@ -220,7 +222,7 @@ class TokenManager:
 
         Raises:
             ValueError: it is empty or has expired.
-            Closed: the manager was stopped.
+            Closed: the manager was stopped, or belongs to another event loop or thread.
         """
         wall = self._clock.wall()
         life = timedelta(seconds=self._config.default_lifetime_seconds)
@@ -240,10 +242,11 @@ class TokenManager:
 
         Raises:
             ValueError: it has expired, or its generation is older than the one in hand.
-            Closed: the manager was stopped.
+            Closed: the manager was stopped, or belongs to another event loop or thread.
         """
         if self._closed:
             raise self._report.closed()
+        self._check_loop()
         self._check_outside(token)
         if token != self._held.token:
             self._keeper.hand_in(token)
@@ -283,15 +286,18 @@ class TokenManager:
     async def _ready(self) -> None:
         if self._closed:
             raise self._report.closed()
-        loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise Closed(
-                f"{self.name}: this token manager belongs to another event loop; use it there or make one per loop"
-            )
+            self._loop = asyncio.get_running_loop()
+        self._check_loop()
         if not self._keeper.opened:
             await self._open()
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not _running_loop():
+            raise Closed(
+                f"{self.name}: this token manager belongs to another event loop; use it there (from a thread by"
+                " loop.call_soon_threadsafe or asyncio.run_coroutine_threadsafe) or make one per loop"
+            )
 
     async def _open(self) -> None:
         if self._opening is None:
@@ -392,6 +398,10 @@ class TokenManager:
         return self._report.unavailable(what or "no valid token", at, held.last_error)
 
     def _check_outside(self, token: Token) -> None:
+        if not isinstance(token, Token):
+            raise TypeError(
+                f"a Token is needed, not {type(token).__name__}; for a bare text there is update_access_token()"
+            )
         if token.is_expired(self._clock.wall()):
             raise ValueError(
                 f"{self.name}: the token from outside expired at {iso(token.expires_at)}; hand in a valid one"
@@ -404,12 +414,26 @@ class TokenManager:
 
 
 def _check_issuer(issuer: object) -> None:
-    for method in ("authenticate", "refresh"):
-        if not callable(getattr(issuer, method, None)):
+    if isinstance(issuer, type):
+        raise ConfigError(
+            f"an object is needed, not the class {issuer.__name__}", key="auth_service"
+        )
+    _check_methods("auth_service", issuer, "authenticate, refresh")
+
+
+def _check_methods(key: str, thing: object, needed: str) -> None:
+    for method in needed.split(", "):
+        if not callable(getattr(thing, method, None)):
             raise ConfigError(
-                f"needs async authenticate() and refresh(token); {type(issuer).__name__} has no {method}()",
-                key="auth_service",
+                f"needs the methods {needed}; {type(thing).__name__} has no {method}()", key=key
             )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _memory_store() -> "TokenStore":

@@ -86,6 +86,12 @@ class OAuthApp:
     worn_out_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for key in ("client_id", "client_secret", "redirect_uri", "scope", "name"):
+            if not isinstance(getattr(self, key), str):
+                raise ConfigError("a text is needed", key=key)
+        # found out at the exchange, it would cost the sign-in that a person has just made
+        if not isinstance(self.refresh_lifetime, timedelta | None):
+            raise ConfigError("a timedelta is needed", key="refresh_lifetime")
         require_safe_url(self.token_url, key="token_url")
         if self.authorize_url:
             require_safe_url(self.authorize_url, key="authorize_url")

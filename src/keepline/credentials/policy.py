@@ -116,7 +116,11 @@ def _check_name(name: object) -> None:
 def _check_number(key: str, value: object, *, zero: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"a number is needed, not {type(value).__name__} {value!r}", key=key)
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float, and too long to be shown
+        raise ConfigError("the number is too large", key=key) from None
+    if not finite or value < 0 or (value == 0 and not zero):
         least = "from 0 up" if zero else "above 0"
         raise ConfigError(f"a number {least} is needed, not {value!r}", key=key)
 

@@ -49,8 +49,8 @@ class ProjectXIssuer(Caller):
         name: str = "projectx",
     ) -> None:
         for key, value in (("username", username), ("api_key", api_key)):
-            if not value:
-                raise ConfigError("ProjectX needs it", key=key)
+            if not value or not isinstance(value, str):
+                raise ConfigError("ProjectX needs it, as a text", key=key)
         require_safe_url(base_url, key="base_url")
         super().__init__(http, clock)
         self._username, self._api_key, self._name = username, api_key, name

@@ -379,7 +379,13 @@ class Renewal:
     async def _off_loop(self, function: Callable[..., T], *args: Any) -> T:
         if self._store.path is None:
             return function(*args)
-        return await asyncio.to_thread(function, *args)
+        work = asyncio.get_running_loop().run_in_executor(None, function, *args)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # a thread goes on when its task is cancelled: the lease must not go back while it still saves
+            await asyncio.wait({work})
+            raise
 
     def _warn(self, message: str, reason: str) -> None:
         event(log, logging.WARNING, message, credential=self._name, reason=reason)

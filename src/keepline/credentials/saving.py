@@ -19,10 +19,21 @@ from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.intent import IntentRecord, Interruption
 from keepline.credentials.token import Token, next_generation
 from keepline.errors import StorageError
+from keepline.files.failures import explained
 
-__all__ = ["DamagedFile", "FilePendingSave", "Interruption", "TokenCodec", "TokenFile"]
+__all__ = [
+    "LARGEST_FILE",
+    "DamagedFile",
+    "FilePendingSave",
+    "Interruption",
+    "TokenCodec",
+    "TokenFile",
+]
 
 log = logging.getLogger("keepline.credentials")
+
+LARGEST_FILE = 16 << 20
+"""Bytes: every answer that we take from an issuer (4 MiB) fits in; a larger one would not be read again."""
 
 _SMALLEST_RESERVE = 8192
 
@@ -187,7 +198,7 @@ class TokenFile:
             if token is None:
                 self.codec = codec
                 return
-            data = codec.encode(token)
+            data = self._encoded(codec, token)
             try:
                 with files.reserve(self.path, len(data)) as reservation:
                     reservation.commit(
@@ -249,12 +260,22 @@ class TokenFile:
         return max(_SMALLEST_RESERVE, 2 * size)
 
     def _written(self, token: Token, reservation: files.Reservation | None) -> Token:
-        data = self.codec.encode(token)
+        data = self._encoded(self.codec, token)
         (reservation or files.reserve(self.path, len(data))).commit(data)
         saved = self.codec.load(self.path)
         if saved is None or not self.codec.matches(saved, token):
             raise StorageError("what was read back is not what was saved", path=self.path)
         return saved
+
+    def _encoded(self, codec: TokenCodec, token: Token) -> bytes:
+        data = codec.encode(token)
+        if len(data) > LARGEST_FILE:
+            raise StorageError(
+                f"the token with all its fields takes {len(data)} bytes, and {LARGEST_FILE} are read again: keep only "
+                "what is needed in extra",
+                path=self.path,
+            )
+        return data
 
     def _make_way(self) -> None:
         try:
@@ -274,7 +295,7 @@ class TokenFile:
         try:
             if self._fallback_directory is None:
                 files.runtime_directory()
-            files.write_private(path, self.codec.encode(token))
+            files.write_private(path, self._encoded(self.codec, token))
             fate = f"it is kept in {path} until a save succeeds"
         except StorageError as second:
             fate = f"and it could not be kept elsewhere ({second}), so only this process has it"
@@ -319,10 +340,11 @@ class TokenFile:
             yield self.path.with_name(f"{name}-{number}")
 
     def _damaged(self) -> list[Path]:
-        if not self.path.parent.is_dir():
-            return []
         prefix = f"{self.path.name}.damaged"
-        return [each for each in self.path.parent.iterdir() if each.name.startswith(prefix)]
+        with explained(self.path, "cleared"):
+            if not self.path.parent.is_dir():
+                return []
+            return [each for each in self.path.parent.iterdir() if each.name.startswith(prefix)]
 
     def _say(self, level: int, message: str, **fields: object) -> None:
         telemetry.event(

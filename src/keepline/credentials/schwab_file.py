@@ -17,7 +17,7 @@ import msgspec
 
 from keepline import files
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.credentials.saving import DamagedFile, TokenFile
+from keepline.credentials.saving import LARGEST_FILE, DamagedFile, TokenFile
 from keepline.credentials.storage import StoredTokens
 from keepline.credentials.token import Token, next_generation
 from keepline.errors import StorageError
@@ -52,6 +52,9 @@ class SchwabTokenFile(StoredTokens):
         clock: for waiting on a half-written file and for the records.
         fallback_directory: where a token goes when its save fails; the runtime directory unless given.
         credential: for messages.
+
+    Raises:
+        ConfigError: a path that cannot be one.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class SchwabTokenFile(StoredTokens):
         fallback_directory: Path | None = None,
         credential: str = "schwab",
     ) -> None:
-        where = Path(path).expanduser().absolute()
+        where = files.expanded(path, key="path")
         file = TokenFile(
             where,
             _Codec(where, clock),
@@ -100,7 +103,7 @@ class _Codec:
     def load(self, path: Path) -> Token | None:
         deadline = self._clock.boottime() + HALF_WRITTEN_SECONDS
         while True:
-            data = files.read_private(path, on_loose_mode="warn")
+            data = files.read_private(path, limit=LARGEST_FILE, on_loose_mode="warn")
             if data is None:
                 return None
             if _whole(data) or self._clock.boottime() >= deadline:
@@ -166,7 +169,7 @@ class _Codec:
 
     def _present(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The file's objects as they are, so that what we do not know stays in place; empty when it makes no sense."""
-        data = files.read_private(self._path, on_loose_mode="allow") or b""
+        data = files.read_private(self._path, limit=LARGEST_FILE, on_loose_mode="allow") or b""
         try:
             outer = msgspec.json.decode(data, type=dict[str, Any])
         except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from keepline import files
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.saving import DamagedFile, TokenFile
 from keepline.credentials.saving import Interruption as Interruption
@@ -83,8 +84,13 @@ class StoredTokens:
         """Save a token; one with generation 0 gets its number here.
 
         Raises:
+            TypeError: not a Token; for a bare text there is `store_token`.
             StorageError: not saved; the last good one stands.
         """
+        if not isinstance(token, Token):
+            raise TypeError(
+                f"a Token is needed, not {type(token).__name__}; for a bare text there is store_token()"
+            )
         self._kept.store(token)
 
     def clear_token(self) -> None:
@@ -178,7 +184,7 @@ class TokenStorage(StoredTokens):
         clock: for `is_valid` and the records.
 
     Raises:
-        ConfigError: an empty key, an unknown kdf.
+        ConfigError: an empty key, an unknown kdf, a path that cannot be one.
     """
 
     def __init__(
@@ -198,7 +204,7 @@ class TokenStorage(StoredTokens):
             return
         from keepline.credentials.vault import VaultCodec  # cryptography is for those who encrypt
 
-        path = Path(storage_path).expanduser().absolute()
+        path = files.expanded(storage_path, key="storage_path")
         self._file = TokenFile(
             path,
             VaultCodec(path, key=key, credential=credential, kdf=kdf, clock=clock),

@@ -56,17 +56,21 @@ class Token:
     scope: str = ""
     generation: int = 0
     signin_deadline: datetime | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.access_token:
             raise ValueError("access_token must not be empty")
-        for name in ("expires_at", "issued_at", "signin_deadline"):
-            moment = getattr(self, name)
-            if moment is not None and moment.tzinfo is None:
-                raise ValueError(
-                    f"{name} must be timezone-aware, for example datetime.now(timezone.utc)"
+        for name, kind in (("access_token", str), ("refresh_token", str), ("generation", int)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} must be of type {kind.__name__}, not {type(value).__name__}"
                 )
+        _check_moment("expires_at", self.expires_at)
+        _check_moment("issued_at", self.issued_at)
+        if self.signin_deadline is not None:
+            _check_moment("signin_deadline", self.signin_deadline)
 
     @property
     def lifetime(self) -> timedelta:
@@ -96,3 +100,13 @@ class Token:
         return f"<Token {self.fingerprint} generation {self.generation}, {expiry}{refresh}>"
 
     __str__ = __repr__
+
+
+def _check_moment(name: str, moment: object) -> None:
+    if not isinstance(moment, datetime):
+        raise TypeError(
+            f"{name} must be an aware datetime, not {type(moment).__name__}; from epoch seconds:"
+            " datetime.fromtimestamp(seconds, timezone.utc)"
+        )
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} must be timezone-aware, for example datetime.now(timezone.utc)")

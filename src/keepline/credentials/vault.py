@@ -26,7 +26,7 @@ import msgspec
 from keepline import files
 from keepline.clock import Clock
 from keepline.credentials.keys import storage_key
-from keepline.credentials.saving import DamagedFile
+from keepline.credentials.saving import LARGEST_FILE, DamagedFile
 from keepline.credentials.token import Token
 from keepline.errors import ConfigError, StorageError
 
@@ -351,12 +351,16 @@ class VaultCodec:
         self._clock = clock
         self._kdf = ARGON2ID if kdf == ARGON2ID.name else PBKDF2
         self._credential = credential
+        if not isinstance(credential, str):
+            raise ConfigError(f"is a name, not {type(credential).__name__}", key="credential")
+        if not isinstance(key, str | bytes | None):
+            raise ConfigError(f"is a text or bytes, not {type(key).__name__}", key="key")
         self._source = "the argument key"
         material = key.encode() if isinstance(key, str) else key
         self._vault = None if material is None else Vault(material, kdf=self._kdf)
 
     def load(self, path: Path) -> Token | None:
-        data = files.read_private(path)
+        data = files.read_private(path, limit=LARGEST_FILE)
         return None if data is None else self.decode(data, path)
 
     def decode(self, data: bytes, path: Path) -> Token:
@@ -366,7 +370,8 @@ class VaultCodec:
 
     def encode(self, token: Token) -> bytes:
         # a file that is there has a key already: a new one would only hide that the right one is missing
-        vault = self._opened(self._path, create=not self._path.exists())
+        # os.path: a path that is too long "does not exist" there, in pathlib it raises
+        vault = self._opened(self._path, create=not os.path.exists(self._path))  # noqa: PTH110
         return vault.seal(token, credential=self._credential, created_at=self._clock.wall())
 
     def matches(self, saved: Token, token: Token) -> bool:

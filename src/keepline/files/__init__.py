@@ -8,6 +8,7 @@ left out.
 """
 
 from keepline.files.directories import (
+    expanded,
     private_directory,
     runtime_directory,
     strangers_can_write,
@@ -25,6 +26,7 @@ __all__ = [
     "Reservation",
     "append_private",
     "erase",
+    "expanded",
     "private_directory",
     "read_private",
     "reserve",

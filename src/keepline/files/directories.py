@@ -7,16 +7,41 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from keepline.errors import StorageError
+from keepline.errors import ConfigError, StorageError
 from keepline.files.checks import loose, others_write, ours
 from keepline.files.failures import explained
 
 __all__ = [
+    "expanded",
     "make_directories",
     "private_directory",
     "runtime_directory",
     "strangers_can_write",
 ]
+
+
+def expanded(path: str | Path, *, key: str) -> Path:
+    """The absolute path of what somebody named, `~` taken for the home directory.
+
+    Args:
+        path: as it stands in a call, a setting or the environment.
+        key: where it stands, for the message.
+
+    Raises:
+        ConfigError: empty, not a path, or `~` where there is no home directory.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = ""
+    if not text or "\0" in text:
+        raise ConfigError("the path of a file or directory is needed", key=key)
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(
+            f"there is no home directory for {path}: set HOME or give a path without ~", key=key
+        ) from None
 
 
 def private_directory(path: Path) -> Path:

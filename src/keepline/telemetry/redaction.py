@@ -34,7 +34,10 @@ _REDACTIONS = (
         r"\1[redacted]",
     ),
     (re.compile(r"(://[^/\s:@\"']*:)[^/\s@\"']+(@)"), r"\1[redacted]\2"),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[redacted jwt]"),
+    (
+        re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
+        "[redacted jwt]",
+    ),
     (
         re.compile(
             r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|$)"
