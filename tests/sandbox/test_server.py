@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
 from keepline.errors import ConfigError, TransientError
 from keepline.http import HttpSession, Response
@@ -16,6 +18,10 @@ from keepline.sandbox.server import COUNTERS, SandboxServer
 from keepline.testing import ManualClock
 
 BASIC = {"Authorization": "Basic " + base64.b64encode(b"sandbox-key:sandbox-secret").decode()}
+FORM_TYPE = "application/x-www-form-urlencoded"
+FORM = {"Content-Type": FORM_TYPE}
+MULTIPART = "multipart/form-data; boundary=x"
+PAGE = {"client_id": "sandbox-key", "response_type": "code"}
 LOGIN = {"userName": "sandbox", "apiKey": "sandbox-api-key"}
 
 
@@ -289,3 +295,30 @@ def test_the_reference_names_every_counter_and_address() -> None:
     routes = SandboxServer()._application().router.routes()
     assert all(f"`{route.method} {route.resource.canonical}`" in text
                for route in routes if route.resource and route.method != "HEAD")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "status"),
+    [
+        ("POST", "/v1/oauth/token", {"data": b"grant_type=%ff&a=\xff", "headers": FORM}, 400),
+        ("POST", "/v1/oauth/token", {"data": b"a=b", "headers": {"Content-Type": f"{FORM_TYPE}; charset=none"}}, 400),
+        ("POST", "/v1/oauth/token", {"data": b"\xff", "headers": {"Content-Type": MULTIPART}}, 400),
+        ("POST", "/v1/oauth/token", {"headers": {"Authorization": "Basic \u00e9"}}, 401),
+        ("POST", "/v1/oauth/token", {"data": b"a" * 100_000, "headers": FORM}, 413),
+        ("POST", "/api/Auth/loginKey", {"data": b'{"userName": "\\ud800", "apiKey": 5}'}, 200),
+        ("POST", "/api/Auth/loginKey", {"data": b"[" * 60_000}, 400),
+        ("POST", "/api/Auth/validate", {"headers": {"Authorization": "Bearer \u00e9"}}, 200),
+        ("GET", "/v1/oauth/authorize", {"params": {**PAGE, "redirect_uri": "http://[::1"}}, 400),
+        ("GET", "/v1/oauth/authorize", {"params": {**PAGE, "redirect_uri": "http://127.0.0.1/\r\nX: y"}}, 400),
+        ("GET", "/v1/oauth/authorize", {"params": {**PAGE, "redirect_uri": "javascript:alert(1)"}}, 400),
+        ("POST", "/faults", {"data": b'{"fault": "clock_skew", "skew": 1e300}'}, 400),
+        ("POST", "/faults", {"data": b"\xff"}, 400),
+    ],
+)  # fmt: skip
+async def test_what_makes_no_sense_is_answered_and_breaks_nothing(
+    sandbox: SandboxServer, method: str, path: str, more: dict[str, Any], status: int
+) -> None:
+    async with ClientSession() as client:
+        answer = await client.request(method, f"{sandbox.url}{path}", allow_redirects=False, **more)
+        assert answer.status == status
+        assert (await client.get(f"{sandbox.url}/api/Status/ping")).status == 200

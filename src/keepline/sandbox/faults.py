@@ -19,6 +19,8 @@ ROUTES = ("token", "login", "validate", "logout", "authorize", "api")
 
 ISSUING = ("token", "login", "validate")
 
+_LARGEST_SKEW = 1e9
+
 _HTML = "<html><head><title>Access Denied</title></head><body><h1>Access Denied</h1></body></html>"
 
 
@@ -245,7 +247,16 @@ def _checked(kind: Kind, key: str, value: object) -> object:
         return None
     if key == "error_code":
         return int(_positive(key, value, whole=True))
-    return _number(value, key) if key == "skew" else _positive(key, value)
+    if key == "skew":
+        return _skew(value)
+    return _positive(key, value)
+
+
+def _skew(value: object) -> float:
+    number = _number(value, "skew")
+    if abs(number) > _LARGEST_SKEW:  # beyond it the calendar ends
+        raise ConfigError(f"at most {_LARGEST_SKEW:g} s ahead or behind", key="skew")
+    return number
 
 
 def _status(value: object) -> int:

@@ -41,6 +41,10 @@ COUNTERS = (
 
 _BODY_LIMIT = 64 << 10
 _PROBLEM = Reply(400, {"title": "One or more validation errors occurred.", "status": 400})
+_NO_FORM = Reply(
+    400,
+    {"error": "invalid_request", "error_description": "the body is not a form that can be read"},
+)
 _UNAUTHORIZED = Reply(401, {"message": "Unauthorized", "errors": []})
 _ACCOUNTS: list[object] = [{"accountNumber": "10000001", "hashValue": "5A4E0B0C7D"}]
 
@@ -226,7 +230,10 @@ class SandboxServer:
         return self.venue.authorize(request.query, now=now)
 
     async def _token(self, request: web.Request, now: float, plan: Plan) -> Reply:
-        form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
+        try:
+            form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
+        except (ValueError, LookupError):  # not UTF-8, an unknown charset, a broken multipart
+            return _NO_FORM
         authorization = request.headers.get("Authorization", "")
         return self.venue.token(form, authorization=authorization, now=now, rotate=plan.rotate)
 

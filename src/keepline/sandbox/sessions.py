@@ -38,7 +38,7 @@ class Sessions:
 
     def login_key(self, body: Mapping[str, object], *, now: float) -> dict[str, object]:
         """`POST /api/Auth/loginKey`."""
-        presented = f"{body.get('userName', '')}\n{body.get('apiKey', '')}".encode()
+        presented = f"{body.get('userName', '')}\n{body.get('apiKey', '')}".encode(errors="replace")
         if not hmac.compare_digest(presented, self._login):
             self._counts["refused"] += 1
             return {"token": None, **_failure(3, LOGIN_ERRORS[3])}

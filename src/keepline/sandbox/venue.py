@@ -5,7 +5,6 @@ that was spent buys nothing, and ends its family unless it comes within the grac
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections import Counter
@@ -186,12 +185,12 @@ class OAuthVenue:
     def _may_redirect(self, target: str) -> bool:
         if self.settings.redirect_uris:
             return target in self.settings.redirect_uris
-        parts = urlsplit(target)
-        return parts.scheme in ("http", "https") and parts.hostname in (
-            "127.0.0.1",
-            "::1",
-            "localhost",
-        )
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            return False
+        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        return local and parts.scheme in ("http", "https") and target.isprintable()
 
     def _is_our_app(self, form: Mapping[str, str], authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
@@ -261,7 +260,7 @@ def _basic(value: str) -> tuple[str, str]:
     """Key and secret of a Basic field, each form-decoded (RFC 6749 §2.3.1); empty when it is none."""
     try:
         key, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "", ""
     return unquote_plus(key), unquote_plus(secret)
 
