@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -175,34 +176,50 @@ async def test_the_lock_is_not_inherited(path: Path) -> None:
         assert not os.get_inheritable(lease._fd)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-async def test_a_child_forked_meanwhile_neither_keeps_the_lock_nor_gives_it_back(
-    path: Path,
-) -> None:
-    lease = FileLease(path)
-    await lease.__aenter__()
+@contextlib.contextmanager
+def forked(work: Callable[[], object]) -> Iterator[None]:
+    """A child that shares our descriptors; it works, says so and lives on."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(StopIteration):
-            lease.__aexit__(None, None, None).send(None)
-        os.write(writer, b"left")
+        work()
+        os.write(writer, b".")
         signal.pause()
     try:
-        assert os.read(reader, 4) == b"left"
-        assert leases._open_locked(path) is None
-        await lease.__aexit__(None, None, None)
-        fd = leases._open_locked(path)
-        assert fd is not None
-        os.close(fd)
-        copy = FileLease(path)
-        async with copy:
-            assert copy.held
+        assert os.read(reader, 1) == b"."
+        yield
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(reader)
         os.close(writer)
+
+
+def is_free(path: Path) -> bool:
+    fd = leases._open_locked(path)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+async def test_a_child_forked_meanwhile_does_not_keep_the_lock(path: Path) -> None:
+    async with FileLease(path) as lease:
+        with forked(lambda: None):
+            assert not is_free(path)
+            await lease.__aexit__(None, None, None)
+            assert is_free(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+async def test_a_child_forked_meanwhile_cannot_give_the_lock_back(path: Path) -> None:
+    def leave() -> None:
+        with contextlib.suppress(StopIteration):
+            lease.__aexit__(None, None, None).send(None)
+
+    async with FileLease(path) as lease:
+        with forked(leave):
+            assert not is_free(path)
 
 
 async def test_a_link_or_a_pipe_or_a_foreign_file_is_refused(

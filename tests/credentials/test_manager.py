@@ -1299,8 +1299,15 @@ def test_the_lease_is_kept_while_a_save_goes_on_although_the_loop_ends():
         kept["it"] = it = keep(store=store)
         store.path, store.save = Path("/data/tokens.enc"), save
         asyncio.ensure_future(it.manager.force_refresh()).add_done_callback(lambda f: f.cancelled())
+        kept["last"] = asyncio.ensure_future(end_the_save_long_after_the_cancellation())
         await asyncio.to_thread(saving.wait)
-        asyncio.get_running_loop().call_later(0, may_end.set)
+
+    async def end_the_save_long_after_the_cancellation():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await settled()
+            may_end.set()
 
     asyncio.run(cut_short())
     assert held == [True]

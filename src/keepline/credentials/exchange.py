@@ -87,9 +87,8 @@ class Exchange:
         )
 
     async def _ask(self, call: Awaitable[Token]) -> Token:
-        if isinstance(
-            call, Token
-        ):  # of a plain function: its refresh token is spent, so the answer must not be lost
+        # an `async` was forgotten: the refresh token is spent all the same, so the answer must not be lost
+        if isinstance(call, Token):
             return call
         try:
             answer = await within(self._clock, self._timeout, call)

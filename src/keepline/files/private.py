@@ -128,9 +128,8 @@ class Reservation:
         with contextlib.suppress(OSError):
             self._spare.unlink(missing_ok=True)
         if sys.platform != "win32":
-            os.close(
-                fd
-            )  # last: until then the lock keeps others from taking the spare for a leftover
+            # last: until then the lock keeps others from taking the spare for a leftover
+            os.close(fd)
 
     def _write(self, data: bytes) -> None:
         assert self._fd is not None
