@@ -1467,6 +1467,22 @@ async def test_the_token_that_one_from_outside_replaced_is_not_adopted_back():
         assert kept.issuer.spent == ["refresh-secret-1"]
 
 
+async def test_an_adopted_token_that_one_from_outside_replaced_is_not_adopted_back():
+    kept = keep()
+    async with kept.manager:
+        await settled()
+        kept.clock.advance(1400)
+        kept.store.held = kept.issuer.sign_in().with_generation(77)
+        kept.clock.advance(100)
+        await settled()
+        assert (await kept.manager.get()).access_token == "access-secret-2"
+        kept.store.failing = {"store"}
+        kept.manager.update_access_token("short", kept.clock.wall() + timedelta(seconds=600))
+        await settled()
+        assert (await kept.manager.force_refresh()).access_token == "access-secret-3"
+        assert kept.issuer.spent == ["refresh-secret-2"]
+
+
 async def test_a_token_handed_in_before_the_start_stands_above_the_stored_one():
     kept = keep()
     stored = kept.store.held
