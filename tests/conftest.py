@@ -1,10 +1,12 @@
 """What every test stands on: a clean environment, no network beyond loopback, nothing blocked, nothing left behind."""
 
+import functools
 import gc
 import ipaddress
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -39,8 +41,15 @@ MAY_BLOCK = (
     ("<frozen importlib._bootstrap>", {"_find_and_load"}, "a module is imported at its first use"),
     ("keepline/files/directories.py", {"runtime_directory", "private_directory", "strangers_can_write"},
      "a few stats and one mkdir on a RAM disk, once per start"),
+    ("coverage/collector.py", {"lock_data", "unlock_data"}, "the measuring itself, not what is measured"),
     ("keepline/portal.py", {"call", "submit", "stop"}, "a synchronous face used inside a loop waits for the portal's"),
 )  # fmt: skip
+
+
+# a forked child is not measured: another thread may have held a lock of the tracer, and the child would wait for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=functools.partial(sys.settrace, None))
+    os.register_at_fork(after_in_child=functools.partial(threading.settrace, None))
 
 
 class BeyondLoopback(AssertionError):

@@ -140,7 +140,8 @@ def test_a_flag_of_run_beats_file_and_environment(
     assert "expected one of DEBUG, INFO, WARNING, ERROR, not 'LOUD'" in capsys.readouterr().err
 
 
-def test_a_package_is_hidden_only_while_it_is_asked_for() -> None:
+def test_a_package_is_hidden_only_while_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     with service.without("colorsys"), pytest.raises(ImportError):
         __import__("colorsys")
     import colorsys

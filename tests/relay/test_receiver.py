@@ -667,12 +667,14 @@ def test_every_thread_reads_whole_tokens(inbox, connect):
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    peer.write(b"".join(v1(generation, f"t{generation}") for generation in range(1, 2000)))
-    peer.finish()
-    assert peer.rest() == b"OK\n" * 1999
-    over.set()
-    for reader in readers:
-        reader.join()
+    try:
+        peer.write(b"".join(v1(generation, f"t{generation}") for generation in range(1, 2000)))
+        peer.finish()
+        assert peer.rest() == b"OK\n" * 1999
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
     assert not torn
 
 
@@ -733,6 +735,9 @@ def test_a_forked_child_has_no_receiver_and_takes_nothing_from_the_parent(inbox,
     inside, outside = os.pipe()
     child = os.fork()
     if child == 0:
+        sys.settrace(
+            None
+        )  # a lock of the tracer that measures coverage may have been held at the fork
         try:
             receiver.stop()
             os.write(

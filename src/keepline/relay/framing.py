@@ -54,10 +54,9 @@ class _Place(Enum):
 
 _NEWLINE = re.compile(rb"\n")
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
-# up to the next brace, over whole strings; stops before a string that is not whole, and never goes back
-_OUTSIDE_STRING = re.compile(
-    rb'[^"{}]*+(?:"[^"\\\x00-\x1f]*+(?:\\[\s\S][^"\\\x00-\x1f]*+)*+"[^"{}]*+)*+'
-)
+# up to the next brace, over whole strings; stops before a string that is not whole. Each byte fits one place only, so
+# going back finds nothing else and stays linear; possessive quantifiers would say so, but match wrongly before 3.11.5
+_OUTSIDE_STRING = re.compile(rb'[^"{}]*(?:"[^"\\\x00-\x1f]*(?:\\[\s\S][^"\\\x00-\x1f]*)*"[^"{}]*)*')
 _INSIDE_STRING = re.compile(rb'["\\\x00-\x1f]')
 _OPEN, _CLOSE, _QUOTE, _BACKSLASH = b"{"[0], b"}"[0], b'"'[0], b"\\"[0]
 
