@@ -127,17 +127,10 @@ async def long_life(home: Path, sandbox: SandboxServer, bot: Path, quick: bool) 
 
 async def cycles(home: Path, sandbox: SandboxServer, pid: int, count: int) -> list[Row]:
     """Forced renewals, one after another: each is a whole cycle of lease, request, save and delivery."""
-    vault = home / "data/schwab.enc"
     history = RotationHistory(home / "data/schwab.history")
-    requests = sandbox.stats()["refreshes"]
-    saves, resident, used = 0, 0.0, cpu_seconds(pid)
-    async with LocalClient(home / "run/daemon.sock") as client:
-        inode = vault.stat().st_ino
-        for done in range(count):
-            await client.request("token.refresh", credential="schwab")
-            saves += inode != (inode := vault.stat().st_ino)
-            if done == count // 10:  # allocators and caches have settled
-                resident = memory_mb(pid)
+    await renewals(home, count)  # allocators, caches and the bounded history have settled
+    requests, used, resident = sandbox.stats()["refreshes"], cpu_seconds(pid), memory_mb(pid)
+    saves = await renewals(home, count)
     used = cpu_seconds(pid) - used
     noted = [entry for entry in history.read() if entry.outcome == "refreshed"]
     return [
@@ -146,8 +139,19 @@ async def cycles(home: Path, sandbox: SandboxServer, pid: int, count: int) -> li
         Row("refresh tokens spent twice", sandbox.stats()["reuses"], "", 0),
         Row("cycles in the history (the newest are kept)", len(noted), ""),
         Row("CPU per cycle", used / count * 1000, "ms"),
-        Row(f"memory growth over {count} cycles", memory_mb(pid) - resident, "MB", 2),
+        Row(f"memory growth, cycles {count} to {2 * count}", memory_mb(pid) - resident, "MB", 2),
     ]
+
+
+async def renewals(home: Path, count: int) -> int:
+    """Renew so often; how often the stored file became another one."""
+    vault, saves = home / "data/schwab.enc", 0
+    async with LocalClient(home / "run/daemon.sock") as client:
+        inode = vault.stat().st_ino
+        for _ in range(count):
+            await client.request("token.refresh", credential="schwab")
+            saves += inode != (inode := vault.stat().st_ino)
+    return saves
 
 
 def memory_mb(pid: int) -> float:
