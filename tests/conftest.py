@@ -42,8 +42,9 @@ MAY_BLOCK = (
     ("keepline/files/directories.py", {"runtime_directory", "private_directory", "strangers_can_write"},
      "a few stats and one mkdir on a RAM disk, once per start"),
     ("coverage/collector.py", {"lock_data", "unlock_data"}, "the measuring itself, not what is measured"),
-    ("keepline/relay/listener.py", {"_open_unix"}, "uvloop notes the socket file's inode from Python 3.13 on, once"),
-    ("keepline/daemon/socket.py", {"_listen"}, "the same"),
+    ("keepline/relay/listener.py", {"_open_unix", "close", "_look_after_socket"},
+     "uvloop asks for the socket file's inode from Python 3.13 on"),
+    ("keepline/daemon/socket.py", {"_listen", "_close_server"}, "the same"),
     ("keepline/portal.py", {"call", "submit", "stop"}, "a synchronous face used inside a loop waits for the portal's"),
 )  # fmt: skip
 
