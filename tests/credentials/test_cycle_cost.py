@@ -1,5 +1,6 @@
 """A renewal costs the issuer one request and the disk one save, however often it is repeated."""
 
+import asyncio
 import os
 
 from keepline import SchwabIssuer, TokenManager, TokenStorage
@@ -17,7 +18,7 @@ async def test_a_cycle_is_one_request_and_one_save(tmp_path, monkeypatch):
 
     async with SandboxServer() as sandbox:
         store = TokenStorage(tmp_path / "token.enc", key="a passphrase", credential="schwab")
-        store.store(sandbox.issue().with_generation(1))
+        await asyncio.to_thread(store.store, sandbox.issue().with_generation(1))
         monkeypatch.setattr(os, "replace", counted)
         async with (
             SchwabIssuer("sandbox-key", "sandbox-secret", base_url=sandbox.url) as issuer,
