@@ -1,0 +1,486 @@
+"""What went wrong: an answer or an exception becomes one `Failure`, a failure becomes one of our errors.
+
+Invariants: a decider over bare values, the wall clock is handed in; every status has exactly one category; a mutation
+counts as without effect only on proof (never sent, or refused before it was applied); no secret and no control
+character of an answer reaches a message.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from keepline.errors import (
+    APIError,
+    CircuitOpen,
+    ConfigError,
+    CredentialError,
+    OutcomeUnknown,
+    PermanentError,
+    ProtocolError,
+    QueueFull,
+    RateLimited,
+    Refused,
+    TokenUnavailable,
+    TransientError,
+)
+from keepline.telemetry import redact
+
+__all__ = [
+    "CATEGORIES",
+    "LONGEST_RETRY_AFTER",
+    "BodyReader",
+    "Category",
+    "Failure",
+    "Wait",
+    "category_of",
+    "checked_status",
+    "clean",
+    "error_of",
+    "failure_of_answer",
+    "failure_of_exception",
+    "failure_words",
+    "is_transient",
+    "parse_retry_after",
+    "proves_no_effect",
+    "speaks_of_timeout",
+    "unreadable",
+]
+
+Category = Literal["auth", "client", "server", "network", "timeout", "rate_limit"]
+
+CATEGORIES: tuple[Category, ...] = ("auth", "client", "server", "network", "timeout", "rate_limit")
+
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds: a server that asks for more is obeyed so far; a typing error of a year must not stop a bot for a year."""
+
+_WORDS_LIMIT = 240
+_BODY_LIMIT = 64 << 10
+_SPECIAL: dict[int, Category] = {
+    401: "auth",
+    403: "auth",
+    408: "timeout",
+    429: "rate_limit",
+    504: "timeout",
+}
+_FOR_GOOD = frozenset({501, 505})
+# 408 and 499 speak of a request that may have been at work already; a limiter may stand behind the handler
+_PROVE_NOTHING = frozenset({408, 429, 499})
+_REPEAT_ELSEWHERE = frozenset({307, 308})
+_SPEAKS_OF_TIME = re.compile(r"(?i)time[ds]?[ _-]?out")
+_TITLE = re.compile(rb"(?is)<title[^>]*>(.{0,400}?)</title")
+_REQUEST_ID_HEADERS = (
+    "x-request-id",
+    "schwab-client-correlid",
+    "x-correlation-id",
+    "request-id",
+    "cf-ray",
+)
+_SENTENCES = ("error_description", "detail", "errorMessage", "error_message", "message", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt, whoever noticed it.
+
+    Attributes:
+        category: one of `CATEGORIES`.
+        transient: the same call may work in a moment.
+        message: words for a person, without secrets.
+        no_effect: it is proven that the request changed nothing: it never left, or was refused before it was applied.
+        sent: False only when the request provably never left.
+        token_refused: a newer token may help.
+        status: the HTTP status, None when no answer came.
+        code: the broker's own code and its name, "" when it gave none.
+        retry_after: seconds that the server asked us to wait, None when it did not say.
+        request_id: by what name the broker's support finds the call.
+    """
+
+    category: Category
+    transient: bool
+    message: str
+    no_effect: bool = False
+    sent: bool = True
+    token_refused: bool = False
+    status: int | None = None
+    code: str = ""
+    retry_after: float | None = None
+    request_id: str = ""
+
+
+class BodyReader(Protocol):
+    """How a broker's own bodies are read: ProjectX says no inside a 200, Schwab in three shapes."""
+
+    def __call__(self, endpoint: str, status: int, body: bytes) -> Failure | None:
+        """The failure that the body tells of, None when it tells of none.
+
+        Called with every answer, good ones included, so it decodes no more than it needs.
+
+        Args:
+            endpoint: method and path, for example `POST /api/Order/place`.
+            status: the HTTP status.
+            body: the bytes as they came.
+        """
+        ...
+
+
+class Wait(NamedTuple):
+    """What a Retry-After field asks for: seconds (None when it says nothing usable), and words when it was odd."""
+
+    seconds: float | None
+    note: str = ""
+
+
+def category_of(status: int) -> Category:
+    """The category of a status that is an error (or a redirect that was not followed).
+
+    A number of no known class counts as a server's fault (RFC 9110 §15).
+    """
+    if (special := _SPECIAL.get(status)) is not None:
+        return special
+    return "client" if 300 <= status < 500 else "server"
+
+
+def is_transient(status: int) -> bool:
+    """Whether the same call may work in a moment: 408, 429, and 5xx except 501 and 505."""
+    if status in (408, 429):
+        return True
+    return category_of(status) in ("server", "timeout") and status not in _FOR_GOOD
+
+
+def proves_no_effect(status: int, words: str = "") -> bool:
+    """Whether an error answer proves that a mutation changed nothing.
+
+    401 does: the request "has not been applied" (RFC 9110 §15.5.2). So do the other refusals of 4xx, unless their words
+    speak of a timeout, and 307 and 308, which ask for the same request elsewhere. 408, 429, 499 and every 5xx prove
+    nothing.
+    """
+    if status in _REPEAT_ELSEWHERE:
+        return True
+    return 400 <= status < 500 and status not in _PROVE_NOTHING and not speaks_of_timeout(words)
+
+
+def speaks_of_timeout(words: str) -> bool:
+    """Whether a refusal is none: a broker answered 400 "Order request timed out" to orders that it placed 8 s later."""
+    return _SPEAKS_OF_TIME.search(words) is not None
+
+
+def parse_retry_after(
+    value: str | None, *, wall: datetime, longest: float = LONGEST_RETRY_AFTER
+) -> Wait:
+    """Read a Retry-After field: seconds or an HTTP date (RFC 9110 §10.2.3).
+
+    Args:
+        value: the field, None when there is none.
+        wall: the server's time when it answered (its Date field), else ours.
+        longest: seconds beyond which it is clamped.
+
+    Returns:
+        A moment in the past is 0 s; what is neither (negative, NaN, prose) says nothing and is named in the note.
+    """
+    if value is None or not (text := value.strip()):
+        return Wait(None)
+    seconds = _seconds(text)
+    if seconds is None and (moment := _moment(text)) is not None:
+        seconds = max((moment - wall).total_seconds(), 0.0)
+    if seconds is None or not seconds >= 0:
+        return Wait(None, f"its Retry-After {clean(text, 40)!r} is neither seconds nor a date")
+    if seconds > longest:
+        return Wait(longest, f"it asks for a wait of {seconds:g} s, clamped to {longest:g} s")
+    return Wait(seconds)
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def clean(text: str, limit: int = _WORDS_LIMIT) -> str:
+    """A foreign text fit for a message: one line, no control characters, no secret, not longer than `limit`."""
+    head = text[: 8 * limit]
+    line = " ".join("".join(c if c.isprintable() else " " for c in redact(head)).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def failure_words(*parts: str) -> str:
+    """Parts of a message, the empty ones left out: `refused: place 3 InsufficientFunds: margin`."""
+    return ": ".join(part for part in parts if part)
+
+
+# ---------------------------------------------------------------------------------------------------- answers
+
+
+def failure_of_answer(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    endpoint: str = "",
+    reader: BodyReader | None = None,
+    wall: datetime,
+) -> Failure:
+    """The failure that an answer of an error status tells of.
+
+    Args:
+        status: not a 2xx.
+        headers: found in any spelling, or in lower case.
+        body: the bytes as they came, JSON or not.
+        endpoint: method and path, for the broker's table.
+        reader: knows the broker's own bodies.
+        wall: our wall clock, for a Retry-After that is a date and comes without a Date field.
+    """
+    failure = reader(endpoint, status, body) if reader is not None else None
+    if failure is None:
+        failure = _failure_of_status(status, body)
+    answered_at = _moment(headers.get("date", "")) or wall
+    asked = parse_retry_after(headers.get("retry-after"), wall=answered_at)
+    return replace(
+        failure,
+        message=f"{failure.message} ({asked.note})" if asked.note else failure.message,
+        status=status,
+        retry_after=failure.retry_after if asked.seconds is None else asked.seconds,
+        request_id=failure.request_id or _request_id(headers),
+    )
+
+
+def unreadable(status: int, body: bytes, why: str) -> Failure:
+    """A good status with a body that cannot be what was asked for: a maintenance page, half a JSON text, no text.
+
+    It may work in a moment; whether a mutation had effect is not known.
+    """
+    return Failure("server", True, f"{status} with {_what_it_is(body)} where {why}", status=status)
+
+
+def _failure_of_status(status: int, body: bytes) -> Failure:
+    words, code = _words_of(body)
+    if 300 <= status < 400:
+        words = "a redirect, which a mutation does not follow: check the broker's address"
+    return Failure(
+        category_of(status),
+        is_transient(status),
+        failure_words(_named(status), words),
+        no_effect=proves_no_effect(status, words),
+        token_refused=status == 401,
+        code=code,
+    )
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"status {status}"
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    return next((clean(headers[name], 80) for name in _REQUEST_ID_HEADERS if name in headers), "")
+
+
+def _what_it_is(body: bytes) -> str:
+    start = body[:512].lstrip().lower()
+    if not start:
+        return "an empty body"
+    if start.startswith(b"<"):
+        title = _TITLE.search(body[:_BODY_LIMIT])
+        name = clean(title[1].decode("utf-8", "replace"), 80) if title else ""
+        return f"a page titled “{name}”" if name else "a page"
+    return f"a body of {len(body)} bytes"
+
+
+def _words_of(body: bytes) -> tuple[str, str]:
+    """What the body says and by what code: problem+json (RFC 9457), OAuth, common shapes, a page, plain text."""
+    if len(body) > _BODY_LIMIT or body[:512].lstrip()[:1] == b"<":
+        return _what_it_is(body), ""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return clean(body.decode("utf-8", "replace")), ""
+    if not isinstance(document, dict):
+        return clean(str(document)) if isinstance(document, str) else "", ""
+    return clean("; ".join(dict.fromkeys(_sentences(document)))), _code(document)
+
+
+def _sentences(document: Mapping[str, Any]) -> list[str]:
+    said = [str(document[name]) for name in _SENTENCES if isinstance(document.get(name), str)]
+    errors = document.get("errors")
+    if isinstance(errors, dict):  # ASP.NET names the fields
+        said += [f"{field}: {_first(what)}" for field, what in errors.items()]
+    if isinstance(errors, list):
+        said += [_first(item) for item in errors]
+    if isinstance(error := document.get("error"), dict):
+        said += _sentences(error)
+    return [sentence for sentence in said if sentence]
+
+
+def _first(what: object) -> str:
+    if isinstance(what, list):
+        return _first(what[0]) if what else ""
+    if isinstance(what, dict):
+        return ": ".join(
+            str(what[name]) for name in ("title", "detail", "message") if what.get(name)
+        )
+    return str(what)
+
+
+def _code(document: Mapping[str, Any]) -> str:
+    for name in ("error", "code", "errorCode", "type"):
+        value = document.get(name)
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "about:blank":
+            return clean(str(value), 80)
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------- exceptions
+
+
+def failure_of_exception(error: BaseException) -> Failure:
+    """The failure that an exception tells of; ours, the standard library's and those of HTTP libraries.
+
+    Raises:
+        BaseException: a cancellation or an interrupt is nobody's failure and is raised again.
+    """
+    if not isinstance(error, Exception):
+        raise error
+    if isinstance(error, APIError):
+        return _failure_of_ours(error)
+    if isinstance(error, (Refused, CredentialError)):
+        return _failure_before_sending(error)
+    if isinstance(error, ProtocolError):
+        return Failure("server", True, clean(str(error)))
+    if (status := _status_of(error)) is not None:
+        return replace(_failure_of_status(status, b""), status=status)
+    return _failure_of_transport(error)
+
+
+def _failure_of_ours(error: APIError) -> Failure:
+    category = next((known for known in CATEGORIES if known == error.category), "client")
+    transient = isinstance(error, TransientError)
+    refused = isinstance(error, PermanentError) and error.status is not None
+    return Failure(
+        category,
+        transient,
+        str(error.args[0]) if error.args else "",
+        no_effect=not error.sent or (refused and proves_no_effect(error.status or 0)),
+        sent=error.sent,
+        token_refused=error.status == 401,
+        status=error.status,
+        code=error.code,
+        retry_after=error.retry_after,
+        request_id=error.request_id,
+    )
+
+
+_BEFORE_SENDING: tuple[tuple[type[Exception], Category, bool], ...] = (
+    (RateLimited, "rate_limit", True),
+    (CircuitOpen, "server", True),
+    (QueueFull, "client", True),
+    (Refused, "client", True),
+    (TokenUnavailable, "auth", True),
+    (CredentialError, "auth", False),
+)
+
+
+def _failure_before_sending(error: Exception) -> Failure:
+    category, transient = next(
+        (category, transient)
+        for kind, category, transient in _BEFORE_SENDING
+        if isinstance(error, kind)
+    )
+    return Failure(
+        category,
+        transient,
+        clean(str(error)),
+        no_effect=True,
+        sent=False,
+        retry_after=getattr(error, "retry_after", None),
+    )
+
+
+_NEVER_SENT = frozenset(
+    {"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectError", "ConnectTimeout"}
+    | {"ConnectionTimeoutError", "SSLCertVerificationError", "NewConnectionError", "PoolTimeout"}
+)
+_TRANSPORT = frozenset(
+    {"OSError", "EOFError", "ClientError", "TransportError", "RequestException", "HTTPException"}
+)
+
+
+def _failure_of_transport(error: Exception) -> Failure:
+    # by name, so that neither aiohttp nor httpx nor requests is imported to recognise what they raise
+    names = {kind.__name__ for kind in type(error).__mro__}
+    never_sent = not names.isdisjoint(_NEVER_SENT)
+    words = clean(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    if any("Timeout" in name for name in names):
+        return Failure("timeout", True, words, no_effect=never_sent, sent=not never_sent)
+    if not names.isdisjoint(_TRANSPORT) and getattr(error, "filename", None) is None:
+        trusted = not any("Certificate" in name or "CertVerification" in name for name in names)
+        return Failure("network", trusted, words, no_effect=never_sent, sent=not never_sent)
+    return Failure("client", False, words)
+
+
+def _status_of(error: Exception) -> int | None:
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status"):
+            value = getattr(holder, name, None)
+            if isinstance(value, int) and 300 <= value <= 999:
+                return value
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+def error_of(
+    failure: Failure,
+    *,
+    mutation: bool,
+    endpoint: str = "",
+    attempt: int = 1,
+    elapsed_seconds: float | None = None,
+) -> APIError:
+    """The error to raise for a failure: transient, permanent, or - a mutation without proof - outcome unknown."""
+    kind: type[APIError] = TransientError if failure.transient else PermanentError
+    message = failure.message
+    if mutation and not failure.no_effect:
+        kind = OutcomeUnknown
+        message = f"{message}; it may have taken effect: look it up before you send it again"
+    return kind(
+        message,
+        category=failure.category,
+        status=failure.status,
+        endpoint=endpoint,
+        attempt=attempt,
+        retry_after=failure.retry_after,
+        sent=failure.sent,
+        code=failure.code,
+        request_id=failure.request_id,
+        elapsed_seconds=elapsed_seconds,
+    )
+
+
+def checked_status(status: object, key: str = "status_code") -> int:
+    """The status as the number that it must be.
+
+    Raises:
+        ConfigError: it is a text, a bool, or no status that means an error.
+    """
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise ConfigError(f"a whole number such as 429 is needed, not {status!r}", key=key)
+    if not 100 <= status <= 999:
+        raise ConfigError(f"{status} is no HTTP status (100 to 999)", key=key)
+    return status
