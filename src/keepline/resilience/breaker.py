@@ -1,0 +1,388 @@
+"""The circuit breaker: stops calling a side that fails, lets a few probes through later, closes when they succeed.
+
+Invariants:
+  * All that decides is in `circuit`; here are the clock, one lock per circuit, and the judgement of errors.
+  * No lock is held while a call runs. A cancelled call counts as nothing and its cancellation goes on unchanged.
+  * While nothing fails, a call asks no lock.
+"""
+
+import difflib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import fields
+from contextvars import ContextVar
+from enum import Enum
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.errors import (
+    APIError,
+    CircuitOpen,
+    Closed,
+    ConfigError,
+    CredentialError,
+    PermanentError,
+    Refused,
+)
+from keepline.resilience.circuit import Circuit, CircuitSettings, CircuitState, Permit
+from keepline.telemetry import REGISTRY, event
+
+__all__ = ["Admission", "CircuitBreaker", "CircuitState", "Verdict", "judge"]
+
+log = logging.getLogger("keepline.resilience")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MOST_CIRCUITS = 1000
+
+_state = REGISTRY.gauge(
+    "circuit_state", "0 closed, 1 half-open, 2 open, 3 isolated.", "host", "operations"
+)
+_changes = REGISTRY.counter(
+    "circuit_transitions_total", "Changes of state by the new one.", "host", "operations", "to"
+)
+_refusals = REGISTRY.counter(
+    "circuit_refused_total", "Calls turned away by a circuit.", "host", "operations"
+)
+
+
+class Verdict(Enum):
+    """What the error of a call says about the other side."""
+
+    FAILED = "failed"
+    """It does not work as it should: counts towards opening."""
+    ANSWERED = "answered"
+    """It works and said no: counts as a call that went well."""
+    SILENT = "silent"
+    """Nothing: is not counted at all."""
+
+
+def judge(error: BaseException) -> Verdict:
+    """The default judgement.
+
+    FAILED: broker errors of the categories server, network and timeout, and every exception that is not ours.
+    ANSWERED: a refusal with a status, 4xx above all: 401 and 403 too, since who answers is alive.
+    SILENT: 429 (it goes to the rate limiter), our own refusals (`Refused`, `Closed`), errors of credentials and
+    configuration, permanent errors without an answer, cancellation.
+    """
+    if not isinstance(error, Exception):
+        return Verdict.SILENT
+    if isinstance(error, APIError):
+        return _judge_api_error(error)
+    if isinstance(error, Refused | Closed | CredentialError | ConfigError):
+        return Verdict.SILENT
+    return Verdict.FAILED
+
+
+def _judge_api_error(error: APIError) -> Verdict:
+    if error.category == "rate_limit":
+        return Verdict.SILENT
+    if isinstance(error, PermanentError) or error.category in ("auth", "client"):
+        return Verdict.SILENT if error.status is None else Verdict.ANSWERED
+    return Verdict.FAILED
+
+
+class CircuitBreaker:
+    """A circuit, and by `for_` one for each host and class of operations, all with the same settings.
+
+    `await breaker.call(function, ...)` is the quickest way; `async with breaker:` and `with breaker:` guard a block,
+    which must be left by the task (or thread) that entered it; `admit` leaves the judgement to you. A time limit belongs
+    inside: from outside it arrives as a cancellation, and a cancelled call says nothing. Safe to share between threads
+    and event loops.
+
+    Args:
+        config: settings by name, as in `CircuitSettings`, or such an object; None for the defaults.
+        clock: where time comes from; the wall clock is never asked.
+        judge: what an error says about the other side.
+
+    Raises:
+        ConfigError: a setting is not known or makes no sense.
+
+    Example:
+        >>> breaker = CircuitBreaker({"minimum_calls": 20})
+        >>> orders = breaker.for_("api.topstepx.com", "orders")
+        >>> orders.state
+        <CircuitState.CLOSED: 'closed'>
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | CircuitSettings | None = None,
+        *,
+        clock: Clock | None = None,
+        judge: Callable[[BaseException], Verdict] = judge,
+    ) -> None:
+        self.settings = _settings(config)
+        self._clock = clock or SYSTEM_CLOCK
+        self._now = self._clock.boottime
+        self._judge = judge
+        self._labels = ("", "")
+        self._circuit = Circuit(self.settings)
+        self._lock = threading.Lock()
+        # the innermost block of this context, tasks and threads having contexts of their own: [permit or None when it
+        # was left, when it was entered, the block around it]
+        self._block: ContextVar[list[Any] | None] = ContextVar("block", default=None)
+        self._circuits: dict[tuple[str, str], CircuitBreaker] = {}
+
+    def for_(self, host: str, operations: str = "") -> "CircuitBreaker":
+        """The breaker of a host and a class of operations: the same object for the same words.
+
+        Args:
+            host: for example `api.topstepx.com`.
+            operations: for example `orders` or `history`: what fails together belongs together. Never an id.
+
+        Raises:
+            ConfigError: not texts, or so many that ids must have got in.
+        """
+        key = (host, operations)
+        found = self._circuits.get(key)
+        return found if found is not None else self._add(key)
+
+    async def call(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`await function(*args, **kwargs)`, counted.
+
+        Raises:
+            CircuitOpen: the circuit is open, isolated, or has enough probes under way; the function was not called.
+            Exception: whatever the function raised, unchanged.
+        """
+        permit = self._circuit.pass_freely or self._ask()
+        begun = self._now()
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            self._end(permit, begun, error)
+            raise
+        if not self._circuit.went_well(permit, begun, self._now()):
+            self._end(permit, begun, None)
+        return result
+
+    def enter(self) -> Permit:
+        """Let a call in, for callers that measure it themselves; the permit goes to `leave`, exactly once.
+
+        Raises:
+            CircuitOpen: as in `call`.
+        """
+        return self._circuit.pass_freely or self._ask()
+
+    def leave(self, permit: Permit, seconds: float, error: BaseException | None = None) -> None:
+        """The call that was let in took the other side `seconds`, and ended with `error` or well."""
+        self._end(permit, self._now() - seconds, error)
+
+    def admit(self) -> "Admission":
+        """Let one call in; tell the result how it ended, in exactly one way.
+
+        Raises:
+            CircuitOpen: as in `call`.
+        """
+        return Admission(self, self._circuit.pass_freely or self._ask())
+
+    @property
+    def state(self) -> CircuitState:
+        """What a call that came now would meet."""
+        with self._lock:
+            return self._circuit.state_at(self._now())
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a new try makes sense, 0 when it would be let in now, None while isolated."""
+        with self._lock:
+            return self._circuit.retry_after(self._now())
+
+    def isolate(self) -> None:
+        """Turn every call away until `close()`, in this circuit and those of `for_`."""
+        self._by_hand(Circuit.isolate)
+
+    def close(self) -> None:
+        """Close by hand and forget what was counted, in this circuit and those of `for_`."""
+        self._by_hand(Circuit.close)
+
+    def get_stats(self) -> dict[str, Any]:
+        """State and counts of this circuit and, below `circuits`, of those of `for_`. JSON-ready."""
+        with self._lock:
+            now, circuit = self._now(), self._circuit
+            calls, failed, slow = circuit.counts(now)
+            stats = {
+                "state": circuit.state_at(now).value,
+                "retry_after": circuit.retry_after(now),
+                "calls": calls,
+                "failed": failed,
+                "slow": slow,
+                "failure_rate": failed / calls if calls else 0.0,
+                "slow_call_rate": slow / calls if calls else 0.0,
+                "probing": circuit.probing(now),
+                "opened": circuit.opened,
+                "refused": circuit.refused,
+                "late": circuit.late,
+            }
+        others = {
+            " ".join(key).strip(): one.get_stats() for key, one in list(self._circuits.items())
+        }
+        return {**stats, "circuits": others}
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave(error)
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave(error)
+
+    def _enter(self) -> None:
+        block = self._block
+        outer = block.get()
+        while outer is not None and outer[0] is None:
+            outer = outer[2]
+        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
+
+    def _leave(self, error: BaseException | None) -> None:
+        block = self._block.get()
+        while block is not None and block[0] is None:
+            block = block[2]
+        if block is None:
+            return  # a generator's block, closed in another context than it was opened in
+        permit, block[0] = block[0], None
+        if error is not None or not self._circuit.went_well(permit, block[1], self._now()):
+            self._end(permit, block[1], error)
+
+    def _ask(self) -> Permit:
+        with self._lock:
+            now = self._now()
+            permit = self._circuit.enter(now)
+            state, seconds = self._circuit.state, self._circuit.retry_after(now)
+        self._report()
+        if permit is None:
+            _refusals.inc(*self._labels)
+            raise CircuitOpen(self._why(state, seconds), retry_after=seconds)
+        return permit
+
+    def _end(self, permit: Permit, begun: float, error: BaseException | None) -> None:
+        verdict = Verdict.ANSWERED if error is None else self._judge(error)
+        self._count(permit, verdict, self._now() - begun)
+
+    def _count(self, permit: Permit, verdict: Verdict, seconds: float) -> None:
+        with self._lock:
+            now = self._now()
+            if verdict is Verdict.ANSWERED:
+                self._circuit.succeeded(permit, now - seconds, now)
+            elif verdict is Verdict.FAILED:
+                self._circuit.failed(permit, now - seconds, now)
+            else:
+                self._circuit.ended(permit, now)
+        self._report()
+
+    def _by_hand(self, change: Callable[[Circuit, float], None]) -> None:
+        with self._lock:
+            change(self._circuit, self._now())
+        self._report()
+        for other in list(self._circuits.values()):
+            other._by_hand(change)
+
+    def _report(self) -> None:
+        """Tell metrics and log what changed; the lock keeps the gauge at the newest state."""
+        with self._lock:
+            news, self._circuit.news = self._circuit.news, []
+            for _, state, _ in news:
+                _state.set(state.number, *self._labels)
+                _changes.inc(*self._labels, state.value)
+        for before, state, why in news:
+            level = logging.INFO if state is CircuitState.CLOSED else logging.WARNING
+            event(
+                log, level, f"Circuit {state.value}", circuit=self._name, was=before.value, why=why
+            )
+
+    def _add(self, key: tuple[str, str]) -> "CircuitBreaker":
+        host, operations = key
+        if not host or not all(isinstance(text, str) for text in key):
+            raise ConfigError(f"a circuit is named by two texts, not {key!r}", key="host")
+        one = CircuitBreaker(self.settings, clock=self._clock, judge=self._judge)
+        one._labels = key
+        with self._lock:
+            if len(self._circuits) >= _MOST_CIRCUITS and key not in self._circuits:
+                raise ConfigError(
+                    f"there are {_MOST_CIRCUITS} circuits already, and {operations[:50]!r} would be one more:"
+                    " name a class of operations, not an order or a request",
+                    key="operations",
+                )
+            found = self._circuits.setdefault(key, one)
+        _state.set(found._circuit.state.number, *key)
+        return found
+
+    @property
+    def _name(self) -> str:
+        return " ".join(self._labels).strip() or "default"
+
+    def _why(self, state: CircuitState, seconds: float | None) -> str:
+        if seconds is None:
+            return f"the circuit {self._name} is isolated: nothing is sent until close() is called"
+        if state is CircuitState.HALF_OPEN:
+            return f"the circuit {self._name} is half-open and its probes are under way; try again in {seconds:.3g} s"
+        return f"the circuit {self._name} is open: too many calls failed or were slow; try again in {seconds:.3g} s"
+
+    def __repr__(self) -> str:
+        return (
+            f"<CircuitBreaker {self._name} {self.state.value}, {len(self._circuits)} more circuits>"
+        )
+
+
+class Admission:
+    """One call that a breaker let in; whoever made it says how it ended, once. Made by `CircuitBreaker.admit`."""
+
+    __slots__ = ("_breaker", "_permit")
+
+    def __init__(self, breaker: CircuitBreaker, permit: Permit) -> None:
+        self._breaker = breaker
+        self._permit = permit
+
+    def succeeded(self, seconds: float = 0.0) -> None:
+        """The other side worked, and took `seconds`."""
+        breaker = self._breaker
+        now = breaker._now()
+        if not breaker._circuit.went_well(self._permit, now - seconds, now):
+            breaker._count(self._permit, Verdict.ANSWERED, seconds)
+
+    def failed(self, seconds: float = 0.0) -> None:
+        """The other side did not work as it should, and took `seconds` for that."""
+        self._breaker._count(self._permit, Verdict.FAILED, seconds)
+
+    def released(self) -> None:
+        """Nothing was learnt: cancelled, refused by ourselves, too many requests."""
+        self._breaker._count(self._permit, Verdict.SILENT, 0.0)
+
+
+def _settings(config: Mapping[str, Any] | CircuitSettings | None) -> CircuitSettings:
+    if isinstance(config, CircuitSettings):
+        return config
+    if config is None:
+        return CircuitSettings()
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"a breaker takes a mapping of settings, not {type(config).__name__}", key="config"
+        )
+    known = [field.name for field in fields(CircuitSettings)]
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            raise ConfigError(f"is not known; {hint}", key=str(key))
+    return CircuitSettings(**config)
