@@ -73,6 +73,7 @@ _FOR_GOOD = frozenset({501, 505})
 _PROVE_NOTHING = frozenset({408, 429, 499})
 _REPEAT_ELSEWHERE = frozenset({307, 308})
 _SPEAKS_OF_TIME = re.compile(r"(?i)time[ds]?[ _-]?out")
+_ADVICE = "; it may have taken effect: look it up before you send it again"
 _TITLE = re.compile(rb"(?is)<title[^>]*>(.{0,400}?)</title")
 _REQUEST_ID_HEADERS = (
     "x-request-id",
@@ -232,21 +233,23 @@ def failure_of_answer(
     *,
     endpoint: str = "",
     reader: BodyReader | None = None,
+    said: Failure | None = None,
     wall: datetime,
 ) -> Failure:
-    """The failure that an answer of an error status tells of.
+    """The failure that an answer tells of.
 
     Args:
-        status: not a 2xx.
+        status: not a 2xx, unless `said` is given.
         headers: found in any spelling, or in lower case.
         body: the bytes as they came, JSON or not.
         endpoint: method and path, for the broker's table.
         reader: knows the broker's own bodies.
+        said: what the body was found to say before; the reader is not asked again.
         wall: our wall clock, for a Retry-After that is a date and comes without a Date field.
     """
-    failure = reader(endpoint, status, body) if reader is not None else None
-    if failure is None:
-        failure = _failure_of_status(status, body)
+    if said is None and reader is not None:
+        said = reader(endpoint, status, body)
+    failure = said or _failure_of_status(status, body)
     answered_at = _moment(headers.get("date", "")) or wall
     asked = parse_retry_after(headers.get("retry-after"), wall=answered_at)
     return replace(
@@ -368,14 +371,13 @@ def failure_of_exception(error: BaseException) -> Failure:
 
 
 def _failure_of_ours(error: APIError) -> Failure:
-    category = next((known for known in CATEGORIES if known == error.category), "client")
-    transient = isinstance(error, TransientError)
-    refused = isinstance(error, PermanentError) and error.status is not None
+    categories = [known for known in CATEGORIES if known == error.category]
+    refused = isinstance(error, PermanentError) and (error.status or 0) < 500
     return Failure(
-        category,
-        transient,
+        categories[0] if categories else "client",
+        isinstance(error, TransientError),
         str(error.args[0]) if error.args else "",
-        no_effect=not error.sent or (refused and proves_no_effect(error.status or 0)),
+        no_effect=not error.sent or refused,
         sent=error.sent,
         token_refused=error.status == 401,
         status=error.status,
@@ -396,11 +398,7 @@ _BEFORE_SENDING: tuple[tuple[type[Exception], Category, bool], ...] = (
 
 
 def _failure_before_sending(error: Exception) -> Failure:
-    category, transient = next(
-        (category, transient)
-        for kind, category, transient in _BEFORE_SENDING
-        if isinstance(error, kind)
-    )
+    category, transient = _kind_before_sending(error)
     return Failure(
         category,
         transient,
@@ -409,6 +407,13 @@ def _failure_before_sending(error: Exception) -> Failure:
         sent=False,
         retry_after=getattr(error, "retry_after", None),
     )
+
+
+def _kind_before_sending(error: Exception) -> tuple[Category, bool]:
+    for kind, category, transient in _BEFORE_SENDING:
+        if isinstance(error, kind):
+            return category, transient
+    raise AssertionError("asked for Refused and CredentialError alone")
 
 
 _NEVER_SENT = frozenset(
@@ -458,7 +463,7 @@ def error_of(
     message = failure.message
     if mutation and not failure.no_effect:
         kind = OutcomeUnknown
-        message = f"{message}; it may have taken effect: look it up before you send it again"
+        message = message.removesuffix(_ADVICE) + _ADVICE
     return kind(
         message,
         category=failure.category,

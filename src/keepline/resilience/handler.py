@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import ConfigError
+from keepline.errors import APIError, ConfigError, OutcomeUnknown
 from keepline.resilience.classify import (
     CATEGORIES,
     BodyReader,
@@ -24,7 +24,13 @@ from keepline.resilience.classify import (
     failure_of_answer,
     failure_of_exception,
 )
-from keepline.resilience.retry import Decision, RetryBudget, RetryPolicy, Verdict
+from keepline.resilience.retry import (
+    Decision,
+    RetryBudget,
+    RetryPolicy,
+    RetryVerdict,
+    checked_count,
+)
 
 __all__ = ["READS_BY_POST", "ErrorHandler", "is_mutation"]
 
@@ -81,7 +87,7 @@ class ErrorHandler:
             config if isinstance(config, RetryPolicy) else RetryPolicy.from_mapping(config or {})
         )
         self.budget = budget or RetryBudget()
-        self._reader = reader
+        self.reader = reader
         self._clock = clock
         self._lock = threading.Lock()
         self._by_category: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
@@ -105,7 +111,7 @@ class ErrorHandler:
         if isinstance(status_code, BaseException):
             return failure_of_exception(status_code).category
         status = checked_status(status_code)
-        told = self._reader("", status, _bytes_of(error_body)) if self._reader else None
+        told = self.reader("", status, _bytes_of(error_body)) if self.reader else None
         if told is not None:
             return told.category
         if status >= 300:
@@ -130,8 +136,10 @@ class ErrorHandler:
         failure = failure_of_exception(error)
         if mutation is None:
             mutation = is_mutation(getattr(error, "endpoint", "") or "")
-        verdict = self.policy.verdict(failure, attempt=_checked(attempt), mutation=mutation)
-        return verdict is Verdict.REPEAT
+        verdict = self.policy.verdict(
+            failure, attempt=checked_count(attempt, "attempt"), mutation=mutation
+        )
+        return verdict is RetryVerdict.REPEAT
 
     def get_retry_delay(self, attempt: int, error: BaseException) -> float:
         """Seconds to wait after a failed attempt: drawn anew each time, never less than the server asked for.
@@ -140,7 +148,9 @@ class ErrorHandler:
             ConfigError: `attempt` is not a whole number from 1 up.
         """
         return self.policy.delay(
-            failure_of_exception(error), attempt=_checked(attempt), chance=self._clock.chance()
+            failure_of_exception(error),
+            attempt=checked_count(attempt, "attempt"),
+            chance=self._clock.chance(),
         )
 
     def handle_error(
@@ -167,11 +177,11 @@ class ErrorHandler:
             ConfigError: `attempt` is not a whole number from 1 up.
         """
         if mutation is None:
-            mutation = is_mutation(endpoint)
+            mutation = isinstance(error, OutcomeUnknown) or is_mutation(endpoint)
         decision = self.decide(
             failure_of_exception(error),
             endpoint,
-            _checked(attempt),
+            checked_count(attempt, "attempt"),
             mutation=mutation,
             elapsed_seconds=elapsed_seconds,
             seconds_left=seconds_left,
@@ -192,10 +202,10 @@ class ErrorHandler:
         """What `handle_error` does, for a failure that is classified already."""
         verdict = self.policy.verdict(failure, attempt=attempt, mutation=mutation)
         delay = 0.0
-        if verdict is Verdict.REPEAT:
+        if verdict is RetryVerdict.REPEAT:
             delay = self.policy.delay(failure, attempt=attempt, chance=self._clock.chance())
             verdict = self._affordable(failure, delay, seconds_left)
-        self._count(failure.category, retried=verdict is Verdict.REPEAT)
+        self._count(failure.category, retried=verdict is RetryVerdict.REPEAT)
         error = error_of(
             failure,
             mutation=mutation,
@@ -204,15 +214,46 @@ class ErrorHandler:
             elapsed_seconds=elapsed_seconds,
         )
         return Decision(
-            verdict, delay if verdict is Verdict.REPEAT else 0.0, error, attempt, endpoint
+            verdict, delay if verdict is RetryVerdict.REPEAT else 0.0, error, attempt, endpoint
+        )
+
+    def refused_token(
+        self,
+        failure: Failure,
+        endpoint: str,
+        attempt: int,
+        *,
+        mutation: bool,
+        elapsed_seconds: float | None = None,
+    ) -> APIError:
+        """Count a 401 that a newer token may cure; gives the error to raise when it does not."""
+        self._count(failure.category, retried=False)
+        return error_of(
+            failure,
+            mutation=mutation,
+            endpoint=endpoint,
+            attempt=attempt,
+            elapsed_seconds=elapsed_seconds,
         )
 
     def failure_of(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, endpoint: str = ""
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        endpoint: str = "",
+        said: Failure | None = None,
     ) -> Failure:
         """The failure that an answer tells of, with this handler's reader and clock."""
         return failure_of_answer(
-            status, headers, body, endpoint=endpoint, reader=self._reader, wall=self._clock.wall()
+            status,
+            headers,
+            body,
+            endpoint=endpoint,
+            reader=self.reader,
+            said=said,
+            wall=self._clock.wall(),
         )
 
     def record_success(self) -> None:
@@ -233,11 +274,13 @@ class ErrorHandler:
             "by_category": by_category,
         }
 
-    def _affordable(self, failure: Failure, delay: float, seconds_left: float | None) -> Verdict:
+    def _affordable(
+        self, failure: Failure, delay: float, seconds_left: float | None
+    ) -> RetryVerdict:
         if seconds_left is not None and delay >= seconds_left:
-            return Verdict.DEADLINE
+            return RetryVerdict.DEADLINE
         paid = self.budget.spend(failure.category, self._clock.boottime())
-        return Verdict.REPEAT if paid else Verdict.BUDGET
+        return RetryVerdict.REPEAT if paid else RetryVerdict.BUDGET
 
     def _count(self, category: Category, *, retried: bool) -> None:
         with self._lock:
@@ -247,12 +290,6 @@ class ErrorHandler:
     def __repr__(self) -> str:
         stats = self.get_stats()
         return f"<ErrorHandler {stats['total_errors']} errors, {stats['retries']} retries, {self.policy}>"
-
-
-def _checked(attempt: object) -> int:
-    if isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1:
-        raise ConfigError(f"a whole number from 1 up is needed, not {attempt!r}", key="attempt")
-    return attempt
 
 
 def _is_json(body: bytes) -> bool:

@@ -17,10 +17,17 @@ from typing import Any, Self
 from keepline.errors import APIError, ConfigError
 from keepline.resilience.classify import LONGEST_RETRY_AFTER, Category, Failure
 
-__all__ = ["Decision", "RetryBudget", "RetryPolicy", "Verdict", "checked_seconds"]
+__all__ = [
+    "Decision",
+    "RetryBudget",
+    "RetryPolicy",
+    "RetryVerdict",
+    "checked_count",
+    "checked_seconds",
+]
 
 
-class Verdict(StrEnum):
+class RetryVerdict(StrEnum):
     """Why a failed attempt is repeated, or is not."""
 
     REPEAT = "repeat"
@@ -32,11 +39,11 @@ class Verdict(StrEnum):
 
 
 _WORDS = {
-    Verdict.PERMANENT: "the same call will fail again",
-    Verdict.UNSAFE: "it may have taken effect, so it is not repeated",
-    Verdict.ATTEMPTS: "all attempts are used up",
-    Verdict.DEADLINE: "the next attempt would come after the deadline",
-    Verdict.BUDGET: "the host's retry budget is spent",
+    RetryVerdict.PERMANENT: "the same call will fail again",
+    RetryVerdict.UNSAFE: "it may have taken effect, so it is not repeated",
+    RetryVerdict.ATTEMPTS: "all attempts are used up",
+    RetryVerdict.DEADLINE: "the next attempt would come after the deadline",
+    RetryVerdict.BUDGET: "the host's retry budget is spent",
 }
 
 # what a retry costs: a timeout held a connection for long, a throttled call was invited to come back
@@ -56,7 +63,7 @@ class Decision:
         endpoint: where.
     """
 
-    verdict: Verdict
+    verdict: RetryVerdict
     delay_seconds: float
     error: APIError
     attempt: int
@@ -65,7 +72,7 @@ class Decision:
     @property
     def retry(self) -> bool:
         """Whether to try again."""
-        return self.verdict is Verdict.REPEAT
+        return self.verdict is RetryVerdict.REPEAT
 
     @property
     def category(self) -> str:
@@ -111,14 +118,7 @@ class RetryPolicy:
     deadline_seconds: float | None = 60.0
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.attempts, bool)
-            or not isinstance(self.attempts, int)
-            or self.attempts < 1
-        ):
-            raise ConfigError(
-                f"a whole number from 1 up is needed, not {self.attempts!r}", key="attempts"
-            )
+        checked_count(self.attempts, "attempts")
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if not (field.name == "deadline_seconds" and value is None):
@@ -139,7 +139,7 @@ class RetryPolicy:
                 raise ConfigError(f"no such setting of retries{hint}", key=name)
         return cls(**settings)
 
-    def verdict(self, failure: Failure, *, attempt: int, mutation: bool) -> Verdict:
+    def verdict(self, failure: Failure, *, attempt: int, mutation: bool) -> RetryVerdict:
         """What the failure itself allows, before deadline and budget are asked.
 
         Args:
@@ -148,10 +148,10 @@ class RetryPolicy:
             mutation: it changes something at the other side.
         """
         if mutation and not failure.no_effect:
-            return Verdict.UNSAFE
+            return RetryVerdict.UNSAFE
         if not failure.transient:
-            return Verdict.PERMANENT
-        return Verdict.REPEAT if attempt < self.attempts else Verdict.ATTEMPTS
+            return RetryVerdict.PERMANENT
+        return RetryVerdict.REPEAT if attempt < self.attempts else RetryVerdict.ATTEMPTS
 
     def delay(self, failure: Failure, *, attempt: int, chance: float) -> float:
         """Seconds to wait after a failed attempt: full jitter, on top of what the server asked for.
@@ -184,6 +184,9 @@ class RetryBudget:
     Successes fill it, and so does time, slowly, so that a bot of few calls is not left without. First attempts are
     free.
 
+    Attributes:
+        left: retries that it holds; read it, do not write it.
+
     Args:
         capacity: retries that it holds when full, and at first.
         per_success: retries that one successful call earns.
@@ -201,7 +204,7 @@ class RetryBudget:
             raise ConfigError("a budget of 0 allows no retry: use attempts=1", key="capacity")
         self.per_success = checked_seconds(per_success, "per_success", what="a number from 0 up")
         self.per_second = checked_seconds(per_second, "per_second", what="a number from 0 up")
-        self._left = self.capacity
+        self.left = self.capacity
         self._seen: float | None = None
         self._lock = threading.Lock()
 
@@ -216,33 +219,39 @@ class RetryBudget:
         price = _PRICES.get(category, 1.0)
         with self._lock:
             self._earn_by_time(now)
-            if self._left < price:
+            if self.left < price:
                 return False
-            self._left -= price
+            self.left -= price
             return True
 
     def succeeded(self) -> None:
         """A call came through."""
-        if self._left < self.capacity:  # a glance without the lock: nearly always full
+        if self.left < self.capacity:  # a glance without the lock: nearly always full
             with self._lock:
-                self._left = min(self._left + self.per_success, self.capacity)
-
-    @property
-    def left(self) -> float:
-        """Retries that it holds."""
-        return self._left
+                self.left = min(self.left + self.per_success, self.capacity)
 
     def _earn_by_time(self, now: float) -> None:
         if self._seen is not None and now > self._seen:
-            self._left = min(self._left + (now - self._seen) * self.per_second, self.capacity)
+            self.left = min(self.left + (now - self._seen) * self.per_second, self.capacity)
         self._seen = now if self._seen is None else max(self._seen, now)
 
     def __repr__(self) -> str:
-        return f"<RetryBudget {self._left:.3g} of {self.capacity:g} retries>"
+        return f"<RetryBudget {self.left:.3g} of {self.capacity:g} retries>"
 
 
 _sharing = threading.Lock()
 _shared: "weakref.WeakValueDictionary[str, RetryBudget]" = weakref.WeakValueDictionary()
+
+
+def checked_count(value: object, key: str) -> int:
+    """The number, when it is a whole one from 1 up.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"a whole number from 1 up is needed, not {value!r}", key=key)
+    return value
 
 
 def checked_seconds(
