@@ -10,23 +10,15 @@ import difflib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import fields
 from contextvars import ContextVar
-from enum import Enum
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import (
-    APIError,
-    CircuitOpen,
-    Closed,
-    ConfigError,
-    CredentialError,
-    PermanentError,
-    Refused,
-)
+from keepline.errors import CircuitOpen, ConfigError
 from keepline.resilience.circuit import Circuit, CircuitSettings, CircuitState, Permit
+from keepline.resilience.verdict import Verdict, judge
 from keepline.telemetry import REGISTRY, event
 
 __all__ = ["Admission", "CircuitBreaker", "CircuitState", "Verdict", "judge"]
@@ -49,49 +41,13 @@ _refusals = REGISTRY.counter(
 )
 
 
-class Verdict(Enum):
-    """What the error of a call says about the other side."""
-
-    FAILED = "failed"
-    """It does not work as it should: counts towards opening."""
-    ANSWERED = "answered"
-    """It works and said no: counts as a call that went well."""
-    SILENT = "silent"
-    """Nothing: is not counted at all."""
-
-
-def judge(error: BaseException) -> Verdict:
-    """The default judgement.
-
-    FAILED: broker errors of the categories server, network and timeout, and every exception that is not ours.
-    ANSWERED: a refusal with a status, 4xx above all: 401 and 403 too, since who answers is alive.
-    SILENT: 429 (it goes to the rate limiter), our own refusals (`Refused`, `Closed`), errors of credentials and
-    configuration, permanent errors without an answer, cancellation.
-    """
-    if not isinstance(error, Exception):
-        return Verdict.SILENT
-    if isinstance(error, APIError):
-        return _judge_api_error(error)
-    if isinstance(error, Refused | Closed | CredentialError | ConfigError):
-        return Verdict.SILENT
-    return Verdict.FAILED
-
-
-def _judge_api_error(error: APIError) -> Verdict:
-    if error.category == "rate_limit":
-        return Verdict.SILENT
-    if isinstance(error, PermanentError) or error.category in ("auth", "client"):
-        return Verdict.SILENT if error.status is None else Verdict.ANSWERED
-    return Verdict.FAILED
-
-
 class CircuitBreaker:
     """A circuit, and by `for_` one for each host and class of operations, all with the same settings.
 
     `await breaker.call(function, ...)` is the quickest way; `async with breaker:` and `with breaker:` guard a block,
-    which must be left by the task (or thread) that entered it; `admit` leaves the judgement to you. A time limit belongs
-    inside: from outside it arrives as a cancellation, and a cancelled call says nothing. Safe to share between threads
-    and event loops.
+    which must be left by the task (or thread) that entered it; `admit` leaves the judgement to you. A time limit
+    belongs inside: from outside it arrives as a cancellation, and a cancelled call says nothing. Safe to share between
+    threads and event loops.
 
     Args:
         config: settings by name, as in `CircuitSettings`, or such an object; None for the defaults.
@@ -171,7 +127,9 @@ class CircuitBreaker:
 
     def leave(self, permit: Permit, seconds: float, error: BaseException | None = None) -> None:
         """The call that was let in took the other side `seconds`, and ended with `error` or well."""
-        self._end(permit, self._now() - seconds, error)
+        now = self._now()
+        if error is not None or not self._circuit.went_well(permit, now - seconds, now):
+            self._end(permit, now - seconds, error)
 
     def admit(self) -> "Admission":
         """Let one call in; tell the result how it ended, in exactly one way.
@@ -277,6 +235,8 @@ class CircuitBreaker:
         return permit
 
     def _end(self, permit: Permit, begun: float, error: BaseException | None) -> None:
+        if isinstance(error, GeneratorExit) and self._lock.locked():
+            return  # thrown away, perhaps by the garbage collector in a thread that holds the lock: the lease runs out
         verdict = Verdict.ANSWERED if error is None else self._judge(error)
         self._count(permit, verdict, self._now() - begun)
 

@@ -128,8 +128,8 @@ class Circuit:
         refused, late, opened: calls turned away, results that came an era too late, how often it opened.
     """
 
-    __slots__ = ("_break", "_leases", "_next_lease", "_open_until", "_slow_from", "_successes", "_window", "era", "late",
-                 "news", "opened", "pass_freely", "refused", "settings", "state")  # fmt: skip
+    __slots__ = ("_break", "_leases", "_next_lease", "_open_until", "_slow_from", "_successes", "_window", "era",
+                 "late", "news", "opened", "pass_freely", "refused", "settings", "state")  # fmt: skip
 
     def __init__(self, settings: CircuitSettings) -> None:
         self.settings = settings

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from keepline.errors import ConfigError
 
@@ -108,7 +108,7 @@ def limit_rules(config: Mapping[str, Any] | None) -> tuple[LimitRule, ...]:
     return tuple(_rule(name, body) for name, body in limits.items())
 
 
-def rule_for(rules: Iterable[LimitRule], endpoint: str) -> LimitRule:
+def rule_for(rules: Iterable[LimitRule], endpoint: object) -> LimitRule:
     """The rule of an endpoint: the one of that name, else the first whose pattern matches.
 
     Raises:
@@ -147,7 +147,7 @@ def _rule(name: object, body: object) -> LimitRule:
         window_seconds=window,
         burst=_whole(body, "burst", place, most=limit) if "burst" in body else limit,
         endpoints=_patterns(name, body, place),
-        margin_seconds=_seconds(body, "margin_seconds", place, least=0.0)
+        margin_seconds=_seconds(body, "margin_seconds", place, or_none=True)
         if "margin_seconds" in body
         else margin,
     )
@@ -167,16 +167,16 @@ def _whole(body: Mapping[str, Any], key: str, place: str, *, most: int) -> int:
         raise ConfigError(
             f"is a whole number from 1 to {most:,}, not {value!r}", key=f"{place}.{key}"
         )
-    return int(value)
+    return value
 
 
-def _seconds(body: Mapping[str, Any], key: str, place: str, *, least: float | None = None) -> float:
+def _seconds(body: Mapping[str, Any], key: str, place: str, *, or_none: bool = False) -> float:
     value = body.get(key)
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or (value <= 0 if least is None else value < least):
-        bound = "above 0" if least is None else f"from {least:g} up"
-        raise ConfigError(f"is a number of seconds {bound}, not {value!r}", key=f"{place}.{key}")
-    return float(value)
+    least = 0.0 if or_none else math.nextafter(0.0, 1.0)
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf:
+        return float(value)
+    bound = "from 0 up" if or_none else "above 0"
+    raise ConfigError(f"is a number of seconds {bound}, not {value!r}", key=f"{place}.{key}")
 
 
 def _patterns(name: str, body: Mapping[str, Any], place: str) -> tuple[str, ...]:
@@ -197,5 +197,5 @@ def _patterns(name: str, body: Mapping[str, Any], place: str) -> tuple[str, ...]
     return found
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
