@@ -95,13 +95,18 @@ class ErrorHandler:
         self._successes = 0
 
     def classify_error(
-        self, status_code: int | BaseException | None, error_body: object = None
+        self,
+        status_code: int | BaseException | None,
+        error_body: object = None,
+        *,
+        endpoint: str = "",
     ) -> Category:
         """The category of a failure: `auth`, `client`, `server`, `network`, `timeout` or `rate_limit`.
 
         Args:
             status_code: the HTTP status; None when no answer came; or the exception that was raised.
             error_body: the answer's body (bytes, text, or decoded JSON) for brokers that say no inside a 200.
+            endpoint: where, for brokers whose codes differ from endpoint to endpoint.
 
         Raises:
             ConfigError: not a status, or a good status whose body tells of no failure.
@@ -111,7 +116,7 @@ class ErrorHandler:
         if isinstance(status_code, BaseException):
             return failure_of_exception(status_code).category
         status = checked_status(status_code)
-        told = self.reader("", status, _bytes_of(error_body)) if self.reader else None
+        told = self.reader(endpoint, status, _bytes_of(error_body)) if self.reader else None
         if told is not None:
             return told.category
         if status >= 300:

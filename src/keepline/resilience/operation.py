@@ -120,8 +120,8 @@ class Operation(Generic[T]):
 
     __slots__ = (
         *("__weakref__", "_acquire", "_bearer", "_breaker", "_budget", "_decode", "_expects_json", "_fetch", "_fields"),
-        *("_layers", "_now", "_reader", "_send", "_tally", "_url", "deadline_seconds", "endpoint", "method", "mutation"),
-        *("name", "path", "priority", "timeout_seconds", "weight"),
+        *("_layers", "_now", "_reader", "_send", "_tally", "_url", "deadline_seconds", "endpoint", "method"),
+        *("mutation", "name", "path", "priority", "timeout_seconds", "weight"),
     )  # fmt: skip
 
     def __init__(
