@@ -98,15 +98,16 @@ class RateLimiter:
             line, lane = self._line_of[endpoint], LANES[priority]
         except (KeyError, TypeError):
             line, lane = self._look_up(endpoint, priority)
-        if deadline is not None and not deadline >= 0:  # NaN is not
+        if deadline is not None:
             seconds_of(deadline, "deadline")
         lock = line.lock
-        lock.acquire()  # `with` costs twice as much, and this is the path of every call
-        try:
-            if line.turnstile.take(self._now(), weight, lane):
-                return
-        finally:
-            lock.release()
+        # `with` costs twice as much, and this is the path of every call; a lock that is taken leads the long way round
+        if lock.acquire(False):
+            try:
+                if line.turnstile.take(self._now(), weight, lane):
+                    return
+            finally:
+                lock.release()
         await line.wait(weight, lane, deadline)
 
     def acquire_sync(

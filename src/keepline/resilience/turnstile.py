@@ -183,7 +183,7 @@ class Turnstile:
         """When `weight` units are free if nobody else takes any; may lie in the past."""
         window = self._log[self._kept + weight - 1] + self._span
         bucket = self._full_at - (self.rule.burst - weight) * self._interval
-        return window if window >= bucket else bucket
+        return max(window, bucket, self._paused_until)
 
     def forecast(self, now: float, weight: int, lane: int) -> float:
         """When a newcomer's turn comes if nothing else happens."""
@@ -326,7 +326,7 @@ class _Course:
 
     def __init__(self, turnstile: Turnstile, now: float) -> None:
         self._turnstile = turnstile
-        self._now = now
+        self._now = max(now, turnstile._paused_until)
         self._full_at = turnstile._full_at
         self._served: list[float] = []
 
