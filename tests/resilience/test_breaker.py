@@ -277,31 +277,34 @@ async def test_a_block_left_in_another_context_is_no_error() -> None:
     assert of.state is CLOSED
 
 
+OUTAGE = TransientError("", category="network")
+
+
 async def test_results_of_before_the_break_do_not_decide_half_open() -> None:
     clock = ManualClock()
     of = breaker(clock, probes=1)
-    early = of.admit()
+    early = of.enter()
     await fail(of)
     clock.advance(10)
-    probe = of.admit()
-    early.failed()
-    early.succeeded()
+    probe = of.enter()
+    of.leave(early, 0.1, OUTAGE)
+    of.leave(early, 0.1)
     assert of.state is HALF_OPEN
-    probe.succeeded(0.1)
+    of.leave(probe, 0.1)
     assert (of.state, of.get_stats()["late"]) == (CLOSED, 2)
 
 
-async def test_an_admission_counts_as_it_is_told() -> None:
+async def test_a_call_that_was_measured_elsewhere_counts_as_it_is_told() -> None:
     of = breaker(minimum_calls=4)
-    of.admit().succeeded(0.5)
-    of.admit().succeeded(60)
-    of.admit().failed(0.5)
-    of.admit().released()
+    of.leave(of.enter(), 0.5)
+    of.leave(of.enter(), 60)
+    of.leave(of.enter(), 0.5, OUTAGE)
+    of.leave(of.enter(), 0.5, RateLimited(""))
     stats = of.get_stats()
     assert (stats["calls"], stats["failed"], stats["slow"]) == (3, 1, 1)
-    of.admit().failed()
+    of.leave(of.enter(), 0.5, OUTAGE)
     with pytest.raises(CircuitOpen):
-        of.admit()
+        of.enter()
 
 
 async def test_each_host_and_class_of_operations_has_a_circuit_of_its_own() -> None:
@@ -515,7 +518,7 @@ def test_eight_threads_share_one_breaker_and_half_open_lets_through_its_permits(
             of.isolate()
             of.close()
             for _ in range(8):
-                of.admit().failed()
+                of.leave(of.enter(), 0.1, OUTAGE)
             clock.advance(10)
         ready.wait(30)
         try:
@@ -536,7 +539,7 @@ def test_eight_threads_share_one_breaker_and_half_open_lets_through_its_permits(
 def test_good_calls_of_many_threads_are_counted() -> None:
     of = breaker()
     threads = [
-        threading.Thread(target=lambda: [of.admit().succeeded() for _ in range(500)])
+        threading.Thread(target=lambda: [of.leave(of.enter(), 0.1) for _ in range(500)])
         for _ in range(8)
     ]
     for thread in threads:

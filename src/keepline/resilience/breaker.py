@@ -21,7 +21,7 @@ from keepline.resilience.circuit import Circuit, CircuitSettings, CircuitState, 
 from keepline.resilience.verdict import Verdict, judge
 from keepline.telemetry import REGISTRY, event
 
-__all__ = ["Admission", "CircuitBreaker", "CircuitState", "Verdict", "judge"]
+__all__ = ["CircuitBreaker", "CircuitState", "Verdict", "judge"]
 
 log = logging.getLogger("keepline.resilience")
 
@@ -45,9 +45,9 @@ class CircuitBreaker:
     """A circuit, and by `for_` one for each host and class of operations, all with the same settings.
 
     `await breaker.call(function, ...)` is the quickest way; `async with breaker:` and `with breaker:` guard a block,
-    which must be left by the task (or thread) that entered it; `admit` leaves the judgement to you. A time limit
-    belongs inside: from outside it arrives as a cancellation, and a cancelled call says nothing. Safe to share between
-    threads and event loops.
+    which must be left by the task (or thread) that entered it; `enter` and `leave` are for callers that measure a call
+    themselves. A time limit belongs inside: from outside it arrives as a cancellation, and a cancelled call says
+    nothing. Safe to share between threads and event loops.
 
     Args:
         config: settings by name, as in `CircuitSettings`, or such an object; None for the defaults.
@@ -126,18 +126,10 @@ class CircuitBreaker:
         return self._circuit.pass_freely or self._ask()
 
     def leave(self, permit: Permit, seconds: float, error: BaseException | None = None) -> None:
-        """The call that was let in took the other side `seconds`, and ended with `error` or well."""
+        """The call that was let in took the other side `seconds`, and ended with `error`, or well."""
         now = self._now()
         if error is not None or not self._circuit.went_well(permit, now - seconds, now):
             self._end(permit, now - seconds, error)
-
-    def admit(self) -> "Admission":
-        """Let one call in; tell the result how it ended, in exactly one way.
-
-        Raises:
-            CircuitOpen: as in `call`.
-        """
-        return Admission(self, self._circuit.pass_freely or self._ask())
 
     @property
     def state(self) -> CircuitState:
@@ -182,8 +174,14 @@ class CircuitBreaker:
         }
         return {**stats, "circuits": others}
 
-    async def __aenter__(self) -> Self:
-        self._enter()
+    async def __aenter__(
+        self,
+    ) -> Self:  # `__enter__` once more: calling it would cost half a bare await
+        block = self._block
+        outer = block.get()
+        while outer is not None and outer[0] is None:
+            outer = outer[2]
+        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
         return self
 
     async def __aexit__(
@@ -192,10 +190,14 @@ class CircuitBreaker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave(error)
+        self._leave_block(error)
 
     def __enter__(self) -> Self:
-        self._enter()
+        block = self._block
+        outer = block.get()
+        while outer is not None and outer[0] is None:
+            outer = outer[2]
+        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
         return self
 
     def __exit__(
@@ -204,16 +206,9 @@ class CircuitBreaker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave(error)
+        self._leave_block(error)
 
-    def _enter(self) -> None:
-        block = self._block
-        outer = block.get()
-        while outer is not None and outer[0] is None:
-            outer = outer[2]
-        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
-
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave_block(self, error: BaseException | None) -> None:
         block = self._block.get()
         while block is not None and block[0] is None:
             block = block[2]
@@ -238,15 +233,12 @@ class CircuitBreaker:
         if isinstance(error, GeneratorExit) and self._lock.locked():
             return  # thrown away, perhaps by the garbage collector in a thread that holds the lock: the lease runs out
         verdict = Verdict.ANSWERED if error is None else self._judge(error)
-        self._count(permit, verdict, self._now() - begun)
-
-    def _count(self, permit: Permit, verdict: Verdict, seconds: float) -> None:
         with self._lock:
             now = self._now()
             if verdict is Verdict.ANSWERED:
-                self._circuit.succeeded(permit, now - seconds, now)
+                self._circuit.succeeded(permit, begun, now)
             elif verdict is Verdict.FAILED:
-                self._circuit.failed(permit, now - seconds, now)
+                self._circuit.failed(permit, begun, now)
             else:
                 self._circuit.ended(permit, now)
         self._report()
@@ -303,31 +295,6 @@ class CircuitBreaker:
         return (
             f"<CircuitBreaker {self._name} {self.state.value}, {len(self._circuits)} more circuits>"
         )
-
-
-class Admission:
-    """One call that a breaker let in; whoever made it says how it ended, once. Made by `CircuitBreaker.admit`."""
-
-    __slots__ = ("_breaker", "_permit")
-
-    def __init__(self, breaker: CircuitBreaker, permit: Permit) -> None:
-        self._breaker = breaker
-        self._permit = permit
-
-    def succeeded(self, seconds: float = 0.0) -> None:
-        """The other side worked, and took `seconds`."""
-        breaker = self._breaker
-        now = breaker._now()
-        if not breaker._circuit.went_well(self._permit, now - seconds, now):
-            breaker._count(self._permit, Verdict.ANSWERED, seconds)
-
-    def failed(self, seconds: float = 0.0) -> None:
-        """The other side did not work as it should, and took `seconds` for that."""
-        self._breaker._count(self._permit, Verdict.FAILED, seconds)
-
-    def released(self) -> None:
-        """Nothing was learnt: cancelled, refused by ourselves, too many requests."""
-        self._breaker._count(self._permit, Verdict.SILENT, 0.0)
 
 
 def _settings(config: Mapping[str, Any] | CircuitSettings | None) -> CircuitSettings:
