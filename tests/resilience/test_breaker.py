@@ -1,6 +1,7 @@
 """The circuit breaker as bots use it: calls, blocks, tasks, threads, and what their errors say."""
 
 import asyncio
+import contextvars
 import json
 import threading
 from collections.abc import Callable
@@ -267,14 +268,83 @@ async def test_nested_blocks_and_those_of_other_tasks_are_told_apart() -> None:
     )  # the outermost block and that of the other task
 
 
+async def test_blocks_of_tasks_that_were_started_by_one_task_keep_their_own_times() -> None:
+    clock = ManualClock()
+    of = breaker(clock, minimum_calls=100)
+    async with of:
+        pass  # what follows inherits the place of this block
+    leave = [asyncio.Event() for _ in range(6)]
+
+    async def hold(event: asyncio.Event) -> None:
+        for _ in range(2):
+            async with of:
+                await event.wait()
+
+    tasks = []
+    for event in leave:
+        tasks.append(asyncio.create_task(hold(event)))
+        await let_run()
+        clock.advance(1)
+    with of:
+        for event in reversed(leave):  # after 1 to 6 seconds, the last one first
+            event.set()
+    await asyncio.gather(*tasks)
+    stats = of.get_stats()
+    assert (stats["calls"], stats["slow"]) == (14, 2)
+
+
+def test_a_thread_that_inherits_a_context_keeps_its_own_times() -> None:
+    clock = ManualClock()
+    of = breaker(clock, minimum_calls=100)
+    with of:
+        pass
+    context, inside, leave = contextvars.copy_context(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with of:
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=context.run, args=(hold,))
+    thread.start()
+    assert inside.wait(30)
+    clock.advance(4)
+    with of:
+        clock.advance(1)
+        leave.set()
+        thread.join(30)
+    assert (of.get_stats()["calls"], of.get_stats()["slow"]) == (3, 1)
+
+
+async def test_tasks_that_start_their_successor_inside_a_block_keep_no_chain_of_places() -> None:
+    of = breaker()
+    last = asyncio.get_running_loop().create_future()
+
+    async def one(left: int) -> None:
+        async with of:
+            if left:
+                successors.append(asyncio.create_task(one(left - 1)))
+            await asyncio.sleep(0)
+        if not left:
+            place, length = of._places.get(), 0
+            while place is not None:
+                place, length = place.outer, length + 1
+            last.set_result(length)
+
+    successors = [asyncio.create_task(one(50))]
+    assert await last < 5
+    await asyncio.gather(*successors)
+
+
 async def test_a_block_left_in_another_context_is_no_error() -> None:
     of = breaker()
-    await of.__aenter__()
-    await asyncio.create_task(of.__aexit__(None, None, None))  # type: ignore[arg-type]
-    assert of.get_stats()["calls"] == 1
-    leaves = asyncio.get_running_loop().create_task
-    await leaves(breaker().__aexit__(None, None, None))  # type: ignore[arg-type]
-    assert of.state is CLOSED
+
+    async def enter() -> None:
+        await of.__aenter__()
+
+    await asyncio.create_task(enter())
+    await of.__aexit__(None, None, None)
+    assert (of.state, of.get_stats()["calls"]) == (CLOSED, 0)
 
 
 OUTAGE = TransientError("", category="network")

@@ -78,9 +78,7 @@ class CircuitBreaker:
         self._labels = ("", "")
         self._circuit = Circuit(self.settings)
         self._lock = threading.Lock()
-        # the innermost block of this context, tasks and threads having contexts of their own: [permit or None when it
-        # was left, when it was entered, the block around it]
-        self._block: ContextVar[list[Any] | None] = ContextVar("block", default=None)
+        self._places: ContextVar[_Place | None] = ContextVar("place", default=None)
         self._circuits: dict[tuple[str, str], CircuitBreaker] = {}
 
     def for_(self, host: str, operations: str = "") -> "CircuitBreaker":
@@ -174,14 +172,8 @@ class CircuitBreaker:
         }
         return {**stats, "circuits": others}
 
-    async def __aenter__(
-        self,
-    ) -> Self:  # `__enter__` once more: calling it would cost half a bare await
-        block = self._block
-        outer = block.get()
-        while outer is not None and outer[0] is None:
-            outer = outer[2]
-        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
+    async def __aenter__(self) -> Self:
+        self._hold(self._circuit.pass_freely or self._ask())
         return self
 
     async def __aexit__(
@@ -190,14 +182,10 @@ class CircuitBreaker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave_block(error)
+        self._release(error)
 
     def __enter__(self) -> Self:
-        block = self._block
-        outer = block.get()
-        while outer is not None and outer[0] is None:
-            outer = outer[2]
-        block.set([self._circuit.pass_freely or self._ask(), self._now(), outer])
+        self._hold(self._circuit.pass_freely or self._ask())
         return self
 
     def __exit__(
@@ -206,17 +194,27 @@ class CircuitBreaker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave_block(error)
+        self._release(error)
 
-    def _leave_block(self, error: BaseException | None) -> None:
-        block = self._block.get()
-        while block is not None and block[0] is None:
-            block = block[2]
-        if block is None:
+    def _hold(self, permit: Permit) -> None:
+        place = self._places.get()
+        try:
+            place.vacancy.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
+            place = _Place(place)
+            self._places.set(place)
+        place.permit, place.begun = permit, self._now()  # type: ignore[union-attr]
+
+    def _release(self, error: BaseException | None) -> None:
+        place = self._places.get()
+        while place is not None and place.vacancy:
+            place = place.outer
+        if place is None:
             return  # a generator's block, closed in another context than it was opened in
-        permit, block[0] = block[0], None
-        if error is not None or not self._circuit.went_well(permit, block[1], self._now()):
-            self._end(permit, block[1], error)
+        permit, begun = place.permit, place.begun
+        place.vacancy.append(True)
+        if error is not None or not self._circuit.went_well(permit, begun, self._now()):
+            self._end(permit, begun, error)
 
     def _ask(self) -> Permit:
         with self._lock:
@@ -295,6 +293,25 @@ class CircuitBreaker:
         return (
             f"<CircuitBreaker {self._name} {self.state.value}, {len(self._circuits)} more circuits>"
         )
+
+
+class _Place:
+    """Where an open block keeps its permit until it is left, found again through the context of its task or thread.
+
+    A place serves block after block, since a new one costs more than all the rest; a task finds the place of the one
+    that started it, and takes it only while it is vacant, which `pop` decides for one taker alone.
+    """
+
+    __slots__ = ("begun", "outer", "permit", "vacancy")
+
+    def __init__(self, outer: "_Place | None") -> None:
+        self.vacancy: list[bool] = []
+        self.outer = outer
+        self.permit: Any = None
+        self.begun = 0.0
+        # a task that starts the next one inside its block, and so on for ever, must not grow a chain of old places
+        while outer is not None and outer.outer is not None and outer.outer.vacancy:
+            outer.outer = outer.outer.outer
 
 
 def _settings(config: Mapping[str, Any] | CircuitSettings | None) -> CircuitSettings:
