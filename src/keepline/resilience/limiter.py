@@ -98,8 +98,8 @@ class RateLimiter:
             line, lane = self._line_of[endpoint], LANES[priority]
         except (KeyError, TypeError):
             line, lane = self._look_up(endpoint, priority)
-        if deadline is not None:
-            seconds_of(deadline, "deadline")
+        if deadline is not None and not (type(deadline) is float and deadline >= 0):
+            seconds_of(deadline, "deadline")  # may be a whole number; NaN is not
         lock = line.lock
         # `with` costs twice as much, and this is the path of every call; a lock that is taken leads the long way round
         if lock.acquire(False):
