@@ -100,6 +100,15 @@ def test_what_is_older_than_the_window_does_not_count() -> None:
     assert of.state is CLOSED
 
 
+def test_steady_calls_count_for_nine_tenths_of_the_window_at_least() -> None:
+    of, calls = circuit(window_seconds=10, minimum_calls=1000), [number / 2 for number in range(41)]
+    for now in calls:
+        good(of, now)
+        total, _, _ = of.counts(now)
+        assert sum(1 for at in calls if now - 9 < at <= now) <= total
+        assert total <= sum(1 for at in calls if now - 10 < at <= now)
+
+
 @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["good", "bad", "slow"])), max_size=60))
 def test_counts_are_those_of_nine_to_ten_tenths_of_the_window(
     calls: list[tuple[float, str]],
@@ -187,6 +196,21 @@ def test_a_hung_probe_loses_its_lease_and_its_late_result_decides_nothing() -> N
     assert (of.state, of.late, of.probing(41)) == (HALF_OPEN, 1, 1)
     of.succeeded(second, 40, 42)
     assert of.state is CLOSED
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+def test_a_result_that_comes_after_the_lease_ran_out_decides_nothing(outcome: str) -> None:
+    of, hung = half_open(probes=1, lease_seconds=30)
+    getattr(of, outcome)(hung, 39.9, 40)
+    assert (of.state, of.late) == (HALF_OPEN, 1)
+
+
+def test_a_new_half_open_begins_to_count_good_probes_anew() -> None:
+    of, probe = half_open(probes=2)
+    of.succeeded(probe, 10, 10)
+    of.failed(enter(of, 10), 10, 10)
+    of.succeeded(enter(of, 30), 30, 30)
+    assert of.state is HALF_OPEN
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])

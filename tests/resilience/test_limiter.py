@@ -319,6 +319,34 @@ def test_a_thread_waits_for_its_turn() -> None:
     assert (stats["waited"], stats["waited_seconds"]) == (2, 20)
 
 
+def test_a_waiting_thread_notices_soon_that_its_turn_came_earlier_than_foretold() -> None:
+    class Eventful(ManualClock):
+        def pause(self, seconds: float) -> None:
+            self.advance(seconds)
+            of.reset()
+
+    clock = Eventful()
+    of = limiter(1, 3600, clock=clock)
+    spend(of, 1)
+    of.acquire_sync(ORDERS)
+    assert clock.boottime() <= 0.25
+
+
+async def test_a_newcomer_does_not_queue_behind_those_whose_deadline_passed_while_the_loop_hung() -> (
+    None
+):
+    clock = StandingClock()
+    of = limiter(1, 10, clock=clock)
+    spend(of, 1)
+    late = asyncio.create_task(of.acquire(ORDERS, deadline=12))
+    await let_run()
+    clock.advance(25)
+    await of.acquire(ORDERS, deadline=5)
+    assert of.grants(ORDERS) == [0, 25]
+    with pytest.raises(RateLimited):
+        await late
+
+
 def test_an_interrupted_thread_takes_nothing() -> None:
     class Interrupted(ManualClock):
         def pause(self, seconds: float) -> None:

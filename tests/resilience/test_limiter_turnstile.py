@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyrate_limiter import InMemoryBucket, Rate, RateItem
 
@@ -256,6 +256,16 @@ def test_a_ticket_says_where_it_stands() -> None:
     assert repr(refused) == "<Ticket query weight 1, refused>"
 
 
+@pytest.mark.parametrize("limit", range(3, 40))
+def test_nobody_comes_out_of_a_pause_early_not_even_by_rounding(limit: int) -> None:
+    gate = turnstile(limit, 30, margin_seconds=0.1)
+    until = 1001.152388571864451 + gate.pause(1001.152388571864451, 3.508916679962871)
+    assert gate.forecast(1002, 1, Lane.CANCEL) >= until
+    assert gate.ready_at(1) >= until
+    behind = [join(gate, 1002, lane=Lane.CANCEL) for _ in range(2)]
+    assert gate.forecast_of(behind[0], 1002) >= until
+
+
 # ---- for any trace ----
 
 steps = st.one_of(
@@ -371,6 +381,10 @@ rules = st.integers(3, 12).flatmap(
 
 
 @given(rules, traces)
+@example(  # rounding must not let anyone out of a pause early
+    LimitRule("test", 7, 30.0, 3, margin_seconds=0.1),
+    [("advance", 1.152388571864451), ("pause", 3.508916679962871), ("join", 1, Lane.CANCEL, INF)],
+)
 @settings(max_examples=400, deadline=None)
 def test_no_window_holds_more_than_the_limit_and_no_burst_more_than_the_bucket(
     rule: LimitRule, trace: list[tuple]

@@ -206,7 +206,6 @@ class Circuit:
 
     def close(self, now: float) -> None:
         """Begin anew, closed and with nothing counted."""
-        self._break = self.settings.break_seconds
         self._go(_Event.CLOSE, now)
 
     def state_at(self, now: float) -> CircuitState:
@@ -254,7 +253,7 @@ class Circuit:
     def _settle_probe(self, permit: Permit, now: float) -> bool:
         """Take a lease back; False when it is not out any more and its result decides nothing."""
         self._forget_hung(now)
-        if permit.era == self.era and self._leases.pop(permit.lease, None) is not None:
+        if self._leases.pop(permit.lease, None) is not None:  # those of earlier eras were cleared
             return True
         self.late += 1
         return False

@@ -306,10 +306,9 @@ class Turnstile:
             del log[first : first + ticket.weight]
             log[:0] = repeat(-_INF, ticket.weight)
             self._log = deque(log, maxlen=len(log))
-        if (
-            self._paused_at < stamp
-        ):  # a pause since then emptied the bucket: nothing of it is ours to return
-            # what the bucket refilled meanwhile it would have refilled for nobody: returning that too would be too much
+        # a pause since then emptied the bucket, and nothing of it is ours to return; what it refilled since the grant,
+        # it would have refilled for nobody
+        if self._paused_at < stamp:
             self._full_at -= max(0.0, ticket.charged - (now - stamp))
         self.granted -= 1
         self.given_back += 1
