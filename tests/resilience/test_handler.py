@@ -149,6 +149,12 @@ def test_what_may_be_an_order_is_not_repeated_without_proof(
     assert type(decision.error) is kind
 
 
+def test_the_caller_may_know_better_what_a_call_changes(handler: ErrorHandler) -> None:
+    assert handler.handle_error(SERVER, "POST /read", 1, mutation=False)
+    assert not handler.handle_error(SERVER, "GET /write", 1, mutation=True)
+    assert ErrorHandler(reader=read_body).classify_error(503, "<html>") == "server"
+
+
 def test_deadline_and_budget_end_the_repeating() -> None:
     handler = ErrorHandler(budget=RetryBudget(capacity=1, per_second=0), clock=ManualClock())
     assert (

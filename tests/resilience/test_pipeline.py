@@ -466,6 +466,17 @@ async def test_the_limiter_gets_path_weight_priority_and_the_seconds_left() -> N
     assert seen[-1] == (path, 5, "history", 7)
 
 
+@pytest.mark.parametrize("weight", [0, -1, "1", 1.5])
+async def test_a_weight_that_cannot_be_is_refused_before_anything_is_sent(weight: Any) -> None:
+    bench = Bench()
+    bench.line = Pipeline(
+        bench.venue, URL, broker="test", limiter=limiter(bench.clock, 9), clock=bench.clock
+    )
+    with pytest.raises(ConfigError, match="weigh"):
+        await bench.operation()(weight=weight)
+    assert bench.venue.requests == []
+
+
 async def test_a_call_that_the_limiter_cannot_serve_is_refused_unsent() -> None:
     bench = Bench()
     bench.line = Pipeline(
@@ -848,6 +859,15 @@ async def test_a_good_call_writes_no_line_and_makes_no_timer(
     assert bench.clock.next_wake is None
     assert asyncio.all_tasks() == tasks
     assert not getattr(loop, "_scheduled", [])
+
+
+async def test_a_good_call_is_a_line_for_those_who_ask_for_everything(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="keepline.resilience"):
+        await bench.operation("q")()
+    assert caplog.messages == ["Call done"]
+    assert fields_of(caplog.records[0]) == {"broker": "test", "op": "q", "seconds": 0.0}
 
 
 def test_a_pipeline_prints_its_layers_in_order_with_their_numbers() -> None:

@@ -1,6 +1,7 @@
 """Plain counters that reach the metrics when these are read, once each."""
 
 import gc
+import sys
 
 from keepline.resilience.tally import REQUEST_SECONDS, REQUESTS, Tally
 
@@ -34,6 +35,34 @@ def test_two_owners_of_one_operation_add_up_and_a_gone_one_is_not_forgotten() ->
     assert REQUESTS.value("tally", "b", "ok") == 2
     theirs.succeeded(0.1)
     assert REQUESTS.value("tally", "b", "ok") == 3
+
+
+def test_an_owner_that_goes_while_the_metrics_are_read_does_not_lock_them_up() -> None:
+    class Loop:
+        """Garbage that only the collector finds: it may run at any allocation, inside a lock too."""
+
+        def __init__(self) -> None:
+            self.me = self
+            self.tally = Tally(self, "tally", "d")
+            self.tally.succeeded(0.1)
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for count in range(1, 200):
+            Loop()
+            assert REQUESTS.value("tally", "d", "ok") == count
+    finally:
+        gc.set_threshold(*threshold)
+
+
+def test_owners_that_come_and_go_unread_leave_nothing_behind() -> None:
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(1000):
+        Tally(Owner(), "tally", "e")
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 500
 
 
 def test_slow_calls_fall_into_the_last_bucket() -> None:

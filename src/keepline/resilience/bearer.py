@@ -50,6 +50,12 @@ TokenSource: TypeAlias = TokenHolder | TextHolder | Callable[[], Awaitable[str]]
 class Bearer:
     """The `Authorization` header of the newest token, beside headers that never change.
 
+    Attributes:
+        token: the last one sent, None before the first.
+        current: the headers with it.
+        bare: the headers without any.
+        fetch: begins to ask for the newest token, None without a source.
+
     Args:
         source: None sends none.
         headers: sent with every request.
@@ -58,13 +64,13 @@ class Bearer:
         ConfigError: the source is none of the three kinds.
     """
 
-    __slots__ = ("_headers", "_source", "_token", "bare", "fetch", "waits_for_newer")
+    __slots__ = ("_source", "bare", "current", "fetch", "token", "waits_for_newer")
 
     def __init__(self, source: TokenSource | None, headers: Mapping[str, str]) -> None:
         self._source = source
-        self._token: TokenLike | str | None = None
+        self.token: TokenLike | str | None = None
         self.bare = headers
-        self._headers = headers
+        self.current = headers
         self.fetch: Callable[[], Coroutine[Any, Any, TokenLike | str]] | None
         self.fetch, self.waits_for_newer = _fetcher(source)
 
@@ -74,13 +80,13 @@ class Bearer:
         Raises:
             TokenUnavailable: the token is an empty text.
         """
-        if token is not self._token:
+        if token is not self.token:
             kind = "Bearer" if isinstance(token, str) else token.token_type
             if not (text := secret_of(token)):
                 raise TokenUnavailable("the token source gave an empty token")
-            self._headers = {**self.bare, "Authorization": f"{kind} {text}"}
-            self._token = token
-        return self._headers
+            self.current = {**self.bare, "Authorization": f"{kind} {text}"}
+            self.token = token
+        return self.current
 
     async def newer(self, clock: Clock, seconds: float) -> bool:
         """Wait for a newer token than the last one sent; False when the source has none.
@@ -89,7 +95,7 @@ class Bearer:
             TimeoutError: none came in time.
             CredentialError: none can come.
         """
-        sent = self._token
+        sent = self.token
         if isinstance(self._source, TokenHolder) and not isinstance(sent, (str, type(None))):
             await until(clock, seconds, self._source.get(newer_than=sent.generation))
             return True
@@ -99,7 +105,7 @@ class Bearer:
 
     def hide(self, text: str) -> str:
         """The text without the token, wherever an answer may have quoted it."""
-        return text if self._token is None else text.replace(secret_of(self._token), "[redacted]")
+        return text if self.token is None else text.replace(secret_of(self.token), "[redacted]")
 
     def __str__(self) -> str:
         if self._source is None:

@@ -1,21 +1,20 @@
 """One kind of call, prepared once, and its way through all layers; the hot path of every bot.
 
-Invariants: nothing is sent after the deadline; each attempt pays the limiter; a mutation is repeated only when it
-provably had no effect, else it ends as `OutcomeUnknown`; a 401 is answered with one newer token, once; a cancellation
-passes through and blames nobody. A call that succeeds makes neither a timer nor a task nor a metric object.
+Invariants: nothing is sent after the deadline; each attempt pays the limiter; a mutation that may have taken effect
+ends as `OutcomeUnknown`; a cancellation passes through and blames nobody. A call that succeeds makes neither a timer
+nor a task nor a metric object.
 """
 
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from keepline.clock import Clock
 from keepline.errors import (
     APIError,
     CircuitOpen,
@@ -26,24 +25,17 @@ from keepline.errors import (
     RateLimited,
     Refused,
 )
-from keepline.resilience.bearer import Bearer, rest_until
-from keepline.resilience.classify import (
-    BodyReader,
-    Failure,
-    clean,
-    failure_of_exception,
-    unreadable,
-)
-from keepline.resilience.handler import ErrorHandler
-from keepline.resilience.ports import Breaker, Http, Limiter
-from keepline.resilience.retry import Decision, RetryVerdict, checked_seconds
-from keepline.resilience.tally import REQUEST_SECONDS, REQUESTS, RETRIES, Tally
-from keepline.telemetry import DEFAULT_BUCKETS, event
+from keepline.resilience.bearer import TokenLike, rest_until
+from keepline.resilience.classify import Failure, clean, failure_of_exception, unreadable
+from keepline.resilience.recovery import AttemptFailed, Layers, Recovery, Subject
+from keepline.resilience.retry import checked_seconds
+from keepline.resilience.tally import REQUEST_SECONDS, REQUESTS, Tally
+from keepline.telemetry import DEFAULT_BUCKETS
 
 if TYPE_CHECKING:
     from keepline.http import Response
 
-__all__ = ["HARMLESS", "Layers", "Operation"]
+__all__ = ["HARMLESS", "Operation"]
 
 log = logging.getLogger("keepline.resilience")
 
@@ -53,7 +45,6 @@ HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that read, unless an operation says otherwise."""
 
 _INF = float("inf")
-_WORTH_SAYING = frozenset({RetryVerdict.ATTEMPTS, RetryVerdict.DEADLINE, RetryVerdict.BUDGET})
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (OutcomeUnknown, "unknown"),
     (CircuitOpen, "circuit_open"),
@@ -63,46 +54,6 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (Exception, "misuse"),
     (BaseException, "cancelled"),
 )
-
-_Request: TypeAlias = tuple[
-    str,
-    object,
-    Mapping[str, str] | None,
-    Mapping[str, str] | None,
-    Mapping[str, str] | None,
-    int,
-    float,
-]  # url, json, params, form, headers, weight, deadline
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """What all operations of a pipeline share; `root` is the path of the base address."""
-
-    broker: str
-    host: str
-    base_url: str
-    root: str
-    http: Http
-    bearer: Bearer
-    limiter: Limiter | None
-    breaker: Breaker | None
-    handler: ErrorHandler
-    reader: BodyReader | None
-    clock: Clock
-    timeout_seconds: float
-
-
-class _Failed(Exception):
-    """One attempt came to nothing: carries why from where it is seen to where it is decided about."""
-
-    def __init__(
-        self, failure: Failure, seconds: float, cause: BaseException | None = None
-    ) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.seconds = seconds
-        self.cause = cause
 
 
 class Operation(Generic[T]):
@@ -120,8 +71,8 @@ class Operation(Generic[T]):
 
     __slots__ = (
         *("__weakref__", "_acquire", "_bearer", "_breaker", "_budget", "_decode", "_expects_json", "_fetch", "_fields"),
-        *("_layers", "_now", "_reader", "_send", "_tally", "_url", "deadline_seconds", "endpoint", "method"),
-        *("mutation", "name", "path", "priority", "timeout_seconds", "weight"),
+        *("_layers", "_now", "_reader", "_send", "_subject", "_tally", "_url", "deadline_seconds", "endpoint"),
+        *("method", "mutation", "name", "path", "priority", "timeout_seconds", "weight"),
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +104,7 @@ class Operation(Generic[T]):
         self._decode, self._expects_json = decode, expects_json
         self._url = layers.base_url + path
         self._fields = tuple(field for _, field, _, _ in Formatter().parse(path) if field)
+        self._subject = Subject(layers, name, self.endpoint, self.path, mutation)
         self._tally = Tally(self, layers.broker, name)
 
     async def __call__(
@@ -187,80 +139,87 @@ class Operation(Generic[T]):
             PermanentError: it was refused, and will be refused again.
             OutcomeUnknown: a mutation may have taken effect: look it up, never resend blindly.
         """
-        begun = self._now()
-        limit = self.deadline_seconds
+        now, bearer, breaker = self._now, self._bearer, self._breaker
+        begun = now()
+        left = self.deadline_seconds
         if deadline_seconds is not None:
-            limit = checked_seconds(deadline_seconds, "deadline_seconds")
-        request: _Request = (
-            self._url if fields is None and not self._fields else self._filled(fields or {}),
-            json, params, form, headers, self.weight if weight is None else weight,
-            _INF if limit is None else begun + limit,
-        )  # fmt: skip
-        breaker = self._breaker
-        permit = None if breaker is None else self._admitted(breaker)
+            left = checked_seconds(deadline_seconds, "deadline_seconds")
+        deadline = _INF if left is None else begun + left
+        url = self._url if fields is None and not self._fields else self._filled(fields or {})
+        permit = None if breaker is None else self._admitted()
+        units = self.weight if weight is None else weight
+        recovery: Recovery | None = None
         try:
-            try:
-                value, seconds = await self._attempt(request)
-            except _Failed as failed:
-                value, seconds = await self._recover(request, failed, begun)
+            # one turn of the loop is one attempt; it is spelt out here because a coroutine more would cost a tenth
+            while True:
+                try:
+                    if self._acquire is not None:
+                        await self._acquire(
+                            self.path, weight=units, priority=self.priority, deadline=left
+                        )  # fmt: skip
+                    sent_headers = bearer.bare
+                    if self._fetch is not None:
+                        # driven by hand: a token that is there costs neither a timer nor a task
+                        fetching = self._fetch()
+                        try:
+                            waits_for = fetching.send(None)
+                        except StopIteration as fetched:
+                            token = fetched.value
+                        else:
+                            token = await self._patiently(fetching, waits_for, deadline)
+                        sent_headers = bearer.current if token is bearer.token else bearer.headers(token)  # fmt: skip
+                    if headers is not None:
+                        sent_headers = {**sent_headers, **headers}
+                    sent = now()
+                    timeout = self.timeout_seconds
+                    if deadline - sent < timeout:
+                        timeout = self._still(deadline - sent)
+                    try:
+                        answer = await self._send(
+                            self.method, url, headers=sent_headers, params=params, json=json, form=form,
+                            timeout_seconds=timeout,
+                        )  # fmt: skip
+                    except Exception as error:
+                        raise self._lost(error, now() - sent) from None
+                    seconds = now() - sent
+                    value = self._read(answer, seconds)
+                    break
+                except AttemptFailed as failed:
+                    recovery = recovery or Recovery(self._subject, begun, deadline)
+                    left = _finite(await recovery.after(failed))
+                except (Refused, CredentialError) as refused:
+                    if recovery is None:
+                        raise
+                    raise (
+                        recovery.error or refused
+                    ) from refused  # what the other side said tells more
         except BaseException as error:
-            self._ended(error, permit, self._now() - begun)
+            self._ended(error, permit, now() - begun)
             raise
         if breaker is not None:
             breaker.leave(permit, seconds)
-        # `Tally.succeeded` in place: a call costs as much as the three additions
-        tally = self._tally
+        if recovery is not None:
+            recovery.succeeded()
+        # `Tally.succeeded` in place: a call of it would cost as much as the three additions
+        tally, budget = self._tally, self._budget
         tally.ok += 1
         tally.buckets[bisect_left(DEFAULT_BUCKETS, seconds)] += 1
         tally.seconds += seconds
-        self._budget.succeeded()
+        if budget.left < budget.capacity:
+            budget.succeeded()
+        if log.isEnabledFor(logging.DEBUG):
+            self._subject.tell(logging.DEBUG, "Call done", seconds=round(seconds, 6))
         return value
-
-    # ---- one attempt
-
-    async def _attempt(self, request: _Request) -> tuple[T, float]:
-        url, json, params, form, extra, weight, deadline = request
-        now = self._now
-        if self._acquire is not None:
-            left = None if deadline == _INF else deadline - now()
-            await self._acquire(self.path, weight=weight, priority=self.priority, deadline=left)
-        if self._fetch is None:
-            headers = self._bearer.bare
-        else:
-            # driven by hand as far as it goes by itself: a token that is there costs neither a timer nor a task
-            fetching = self._fetch()
-            try:
-                waits_for = fetching.send(None)
-            except StopIteration as fetched:
-                headers = self._bearer.headers(fetched.value)
-            else:
-                headers = await self._patiently(fetching, waits_for, deadline)
-        if extra is not None:
-            headers = {**headers, **extra}
-        begun = now()
-        timeout = self.timeout_seconds
-        if (left := deadline - begun) < timeout:
-            timeout = self._still(left)
-        try:
-            answer = await self._send(
-                self.method, url, headers=headers, params=params, json=json, form=form, timeout_seconds=timeout
-            )  # fmt: skip
-        except (ConfigError, Closed, TypeError):
-            raise  # the caller's own mistake: the HTTP face says so before it sends
-        except Exception as error:
-            raise self._lost(error, now() - begun) from None
-        seconds = now() - begun
-        return self._read(answer, seconds), seconds
 
     async def _patiently(
         self, fetching: Coroutine[Any, Any, Any], waits_for: Any, deadline: float
-    ) -> Mapping[str, str]:
+    ) -> TokenLike | str:
         left = deadline - self._now()
         try:
-            token = await rest_until(self._layers.clock, left, fetching, waits_for)
+            token: TokenLike | str = await rest_until(self._layers.clock, left, fetching, waits_for)
         except TimeoutError:
             raise Refused(f"{self.endpoint}: no token came in time") from None
-        return self._bearer.headers(token)
+        return token
 
     def _still(self, seconds: float) -> float:
         if seconds <= 0:
@@ -282,120 +241,26 @@ class Operation(Generic[T]):
             raise self._said_no(answer, seconds, _not_understood(answer, error)) from None
         return answer  # type: ignore[return-value]  # without a decode T is Response
 
-    def _lost(self, error: Exception, seconds: float) -> _Failed:
+    def _lost(self, error: Exception, seconds: float) -> Exception:
+        if isinstance(error, ConfigError | Closed | TypeError):
+            return error  # the caller's own mistake: the HTTP face says so before it sends
         REQUEST_SECONDS.observe(seconds, self._layers.broker, self.name)
-        failure = failure_of_exception(error)
-        return _Failed(self._without_token(failure), seconds, error)
+        return AttemptFailed(self._without_token(failure_of_exception(error)), error)
 
-    def _said_no(self, answer: "Response", seconds: float, said: Failure | None) -> _Failed:
+    def _said_no(self, answer: "Response", seconds: float, said: Failure | None) -> AttemptFailed:
         REQUEST_SECONDS.observe(seconds, self._layers.broker, self.name)
         failure = self._layers.handler.failure_of(
             answer.status, answer.headers, answer.body, endpoint=self.endpoint, said=said
         )
-        return _Failed(self._without_token(failure), seconds)
+        return AttemptFailed(self._without_token(failure))
 
     def _without_token(self, failure: Failure) -> Failure:
-        return replace(failure, message=self._layers.bearer.hide(failure.message))
+        return replace(failure, message=self._bearer.hide(failure.message))
 
-    # ---- after a failed attempt
-
-    async def _recover(self, request: _Request, failed: _Failed, begun: float) -> tuple[T, float]:
-        attempt, renewed = 1, False
-        while True:
-            error: APIError
-            if not renewed and self._a_newer_token_helps(failed.failure):
-                renewed = True
-                error = await self._renew(failed, attempt, begun, request[-1])
-            else:
-                error = await self._wait_or_give_up(failed, attempt, begun, request[-1])
-            attempt += 1
-            try:
-                result = await self._attempt(request)
-            except _Failed as again:
-                failed = again
-            except (Refused, CredentialError) as refused:
-                raise error from refused  # what the other side said tells more
-            else:
-                self._tell(logging.INFO, "Call recovered", attempt=attempt)
-                return result
-
-    async def _wait_or_give_up(
-        self, failed: _Failed, attempt: int, begun: float, deadline: float
-    ) -> APIError:
-        """Sleep until the next attempt is due, or raise."""
-        failure, layers = failed.failure, self._layers
-        if failure.category == "rate_limit":
-            self._feed_back(failure)
-        now = self._now()
-        decision = layers.handler.decide(
-            failure,
-            self.endpoint,
-            attempt,
-            mutation=self.mutation,
-            elapsed_seconds=now - begun,
-            seconds_left=deadline - now,
-        )
-        if not decision:
-            raise self._given_up(decision) from failed.cause
-        RETRIES.inc(layers.broker, self.name, failure.category)
-        self._tell(
-            logging.WARNING,
-            "Call repeated",
-            attempt=attempt,
-            category=failure.category,
-            status=failure.status,
-            delay_seconds=round(decision.delay_seconds, 3),
-            reason=failure.message,
-        )
-        await layers.clock.sleep(decision.delay_seconds)
-        return decision.error
-
-    def _given_up(self, decision: Decision) -> APIError:
-        error = decision.error
-        if decision.verdict in _WORTH_SAYING:
-            error.args = (f"{error.args[0]} ({decision.reason})",)
-        return error
-
-    def _a_newer_token_helps(self, failure: Failure) -> bool:
-        # RFC 9110 §15.5.2: a request that got a 401 "has not been applied", so a mutation may be sent again too,
-        # unless the broker's reader says otherwise
-        return failure.token_refused and (failure.no_effect or not self.mutation)
-
-    async def _renew(
-        self, failed: _Failed, attempt: int, begun: float, deadline: float
-    ) -> APIError:
-        """Wait for a newer token than the one refused, or raise."""
-        bearer, failure = self._layers.bearer, failed.failure
-        error = self._layers.handler.refused_token(
-            failure,
-            self.endpoint,
-            attempt,
-            mutation=self.mutation,
-            elapsed_seconds=self._now() - begun,
-        )
-        self._tell(logging.WARNING, "Token refused", attempt=attempt, reason=failure.message)
+    def _admitted(self) -> object:
+        assert self._breaker is not None  # asked before
         try:
-            newer = await bearer.newer(self._layers.clock, deadline - self._now())
-        except TimeoutError:
-            error.args = (f"{error.args[0]} (no newer token came in time)",)
-            raise error from None
-        except CredentialError as unavailable:
-            raise unavailable from error
-        if not newer:
-            raise error
-        RETRIES.inc(self._layers.broker, self.name, "auth")
-        return error
-
-    def _feed_back(self, failure: Failure) -> None:
-        if self._layers.limiter is not None:
-            self._layers.limiter.feedback(self.path, failure.retry_after)
-        self._tell(logging.WARNING, "rate limit exceeded", retry_after_seconds=failure.retry_after)
-
-    # ---- the end
-
-    def _admitted(self, breaker: Breaker) -> object:
-        try:
-            return breaker.enter()
+            return self._breaker.enter()
         except CircuitOpen:
             REQUESTS.inc(self._layers.broker, self.name, "circuit_open")
             raise
@@ -411,10 +276,9 @@ class Operation(Generic[T]):
         if isinstance(error, Exception):
             level = logging.ERROR if outcome == "unknown" else logging.WARNING
             words = "Outcome unknown" if outcome == "unknown" else "Call failed"
-            self._tell(level, words, outcome=outcome, seconds=round(seconds, 3), reason=str(error))
-
-    def _tell(self, level: int, message: str, **fields: object) -> None:
-        event(log, level, message, broker=self._layers.broker, op=self.name, **fields)
+            self._subject.tell(
+                level, words, outcome=outcome, seconds=round(seconds, 3), reason=str(error)
+            )
 
     def _filled(self, fields: Mapping[str, object]) -> str:
         if missing := [name for name in self._fields if fields.get(name) in (None, "")]:
@@ -428,6 +292,10 @@ class Operation(Generic[T]):
         return (
             f"<Operation {self.name}: {self.endpoint}, {kind}, {self._tally.ok} calls came through>"
         )
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == _INF else seconds
 
 
 def _is_considered(error: BaseException) -> bool:

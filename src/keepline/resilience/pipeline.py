@@ -14,8 +14,9 @@ from keepline.errors import ConfigError
 from keepline.resilience.bearer import Bearer, TokenSource
 from keepline.resilience.classify import BodyReader
 from keepline.resilience.handler import ErrorHandler
-from keepline.resilience.operation import HARMLESS, Layers, Operation
+from keepline.resilience.operation import HARMLESS, Operation
 from keepline.resilience.ports import Breaker, Http, Limiter
+from keepline.resilience.recovery import Layers
 from keepline.resilience.retry import RetryBudget, RetryPolicy, checked_seconds
 
 if TYPE_CHECKING:

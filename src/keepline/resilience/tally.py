@@ -1,12 +1,13 @@
 """Plain counters of one operation: three additions per call, brought into the metrics when these are read.
 
 Invariants: one writer (the event loop of the pipeline that owns it), any number of readers; what is counted is never
-lost, also when the owner is gone; nothing is counted twice.
+lost, also when the owner is gone; nothing is counted twice; a finalizer takes no lock, since it may run inside one.
 """
 
 import threading
 import weakref
 from bisect import bisect_left
+from collections import deque
 
 from keepline.telemetry import DEFAULT_BUCKETS, REGISTRY
 
@@ -27,6 +28,9 @@ REQUEST_SECONDS = REGISTRY.histogram(
 
 _lock = threading.Lock()
 _live: "set[Tally]" = set()
+_orphans: "deque[Tally]" = (
+    deque()
+)  # their owners are gone; a finalizer may append, and nothing else
 
 
 class Tally:
@@ -47,8 +51,9 @@ class Tally:
         self.seconds = 0.0
         self._brought: tuple[int, list[int], float] = (0, list(self.buckets), 0.0)
         with _lock:
+            _bury()
             _live.add(self)
-        weakref.finalize(owner, _retire, self).atexit = False
+        weakref.finalize(owner, _orphans.append, self).atexit = False
 
     def succeeded(self, seconds: float) -> None:
         """Count a call that came through; the pipeline has these lines in place."""
@@ -68,12 +73,15 @@ class Tally:
 
 def _bring_all() -> None:
     with _lock:
-        for tally in _live:
+        _bury()
+        for tally in list(_live):
             tally.bring()
 
 
-def _retire(tally: Tally) -> None:
-    with _lock:
+def _bury() -> None:
+    """Bring what the orphans counted and forget them; the caller holds the lock."""
+    while _orphans:
+        tally = _orphans.popleft()
         tally.bring()
         _live.discard(tally)
 
