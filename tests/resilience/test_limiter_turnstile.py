@@ -150,11 +150,13 @@ def test_a_loop_that_is_a_little_late_keeps_its_promise() -> None:
     assert ticket.stamp == 10.04
 
 
-def test_the_forecast_is_what_then_happens() -> None:
-    gate = turnstile(limit=4, burst=2)
-    weights = [2, 1, 2, 1, 1, 2, 2, 1]
+@pytest.mark.parametrize(("burst", "pause"), [(2, None), (4, None), (4, 3.0), (2, 3.0)])
+def test_the_forecast_is_what_then_happens(burst: int, pause: float | None) -> None:
+    gate = turnstile(limit=4, burst=burst)
+    if pause is not None:
+        gate.pause(0, pause)
     foretold, tickets = [], []
-    for weight in weights:
+    for weight in [2, 1, 2, 1, 1, 2, 2, 1]:
         foretold.append(gate.forecast(0, weight, Lane.QUERY))
         tickets.append(join(gate, 0, weight=weight))
     assert [gate.forecast_of(t, 0) for t in tickets if t.waits] == [at for at in foretold if at > 0]
@@ -235,7 +237,7 @@ def test_a_grant_returned_after_a_pause_began_does_not_shorten_it() -> None:
     unused = join(gate, 0, weight=2)
     gate.pause(1, 20)
     gate.leave(unused, 1)
-    assert gate.ready_at(1) == 21
+    assert [gate.ready_at(weight) for weight in (1, 2)] == [21, 31]
 
 
 def test_a_new_beginning_forgets_grants_and_pauses_and_serves_who_waits() -> None:
