@@ -110,6 +110,7 @@ def test_steady_calls_count_for_nine_tenths_of_the_window_at_least() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["good", "bad", "slow"])), max_size=60))
+@settings(deadline=None)
 def test_counts_are_those_of_nine_to_ten_tenths_of_the_window(
     calls: list[tuple[float, str]],
 ) -> None:
