@@ -67,12 +67,13 @@ class Operation(Generic[T]):
         priority, weight: for the limiter.
         timeout_seconds: for one attempt.
         deadline_seconds: over all attempts and waits, None for none.
+        tally: the calls that came through.
     """
 
     __slots__ = (
         *("__weakref__", "_acquire", "_bearer", "_breaker", "_budget", "_decode", "_expects_json", "_fetch", "_fields"),
-        *("_layers", "_now", "_reader", "_send", "_subject", "_tally", "_url", "deadline_seconds", "endpoint"),
-        *("method", "mutation", "name", "path", "priority", "timeout_seconds", "weight"),
+        *("_layers", "_now", "_reader", "_send", "_subject", "_url", "deadline_seconds", "endpoint"),
+        *("method", "mutation", "name", "path", "priority", "tally", "timeout_seconds", "weight"),
     )  # fmt: skip
 
     def __init__(
@@ -105,7 +106,7 @@ class Operation(Generic[T]):
         self._url = layers.base_url + path
         self._fields = tuple(field for _, field, _, _ in Formatter().parse(path) if field)
         self._subject = Subject(layers, name, self.endpoint, self.path, mutation)
-        self._tally = Tally(self, layers.broker, name)
+        self.tally = Tally(self, layers.broker, name)
 
     async def __call__(
         self,
@@ -201,7 +202,7 @@ class Operation(Generic[T]):
         if recovery is not None:
             recovery.succeeded()
         # `Tally.succeeded` in place: a call of it would cost as much as the three additions
-        tally, budget = self._tally, self._budget
+        tally, budget = self.tally, self._budget
         tally.ok += 1
         tally.buckets[bisect_left(DEFAULT_BUCKETS, seconds)] += 1
         tally.seconds += seconds
@@ -290,7 +291,7 @@ class Operation(Generic[T]):
     def __repr__(self) -> str:
         kind = "changes something" if self.mutation else "reads"
         return (
-            f"<Operation {self.name}: {self.endpoint}, {kind}, {self._tally.ok} calls came through>"
+            f"<Operation {self.name}: {self.endpoint}, {kind}, {self.tally.ok} calls came through>"
         )
 
 

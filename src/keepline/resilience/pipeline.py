@@ -18,6 +18,7 @@ from keepline.resilience.operation import HARMLESS, Operation
 from keepline.resilience.ports import Breaker, Http, Limiter
 from keepline.resilience.recovery import Layers
 from keepline.resilience.retry import RetryBudget, RetryPolicy, checked_seconds
+from keepline.resilience.tally import Tally
 
 if TYPE_CHECKING:
     from keepline.http import Response
@@ -92,6 +93,7 @@ class Pipeline:
             clock=clock,
             timeout_seconds=_positive(timeout_seconds, "timeout_seconds"),
         )
+        self._tallies: list[Tally] = []
         self._operations: dict[tuple[object, ...], Operation[Any]] = {}
 
     @overload
@@ -163,7 +165,7 @@ class Pipeline:
         if not path.startswith("/"):
             raise ConfigError(f"a path begins with a slash, not {path!r}", key="path")
         method = method.upper()
-        return Operation(
+        operation = Operation(
             self._layers,
             name,
             method,
@@ -181,6 +183,8 @@ class Pipeline:
             if deadline_seconds is None
             else checked_seconds(deadline_seconds, "deadline_seconds"),
         )
+        self._tallies.append(operation.tally)
+        return operation
 
     async def request(
         self,
@@ -227,8 +231,10 @@ class Pipeline:
         return answer
 
     def get_stats(self) -> dict[str, Any]:
-        """The error handler's statistics and what is left of the retry budget."""
-        return {**self.handler.get_stats(), "retry_budget": round(self.budget.left, 2)}
+        """The error handler's statistics, with calls that came through, and what is left of the retry budget."""
+        successes = sum(tally.ok for tally in self._tallies)
+        left = round(self.budget.left, 2)
+        return {**self.handler.get_stats(), "successes": successes, "retry_budget": left}
 
     def describe(self) -> list[tuple[str, str]]:
         """The layers from the outside in: name, and numbers in words."""
