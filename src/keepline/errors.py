@@ -166,7 +166,7 @@ class APIError(KeeplineError):
         sent: False only when the request provably never left: a repeat cannot double anything.
         code: the broker's own code and its name (`place 6 OrderPending`), "" when it gave none.
         request_id: by what name the broker's support finds the call, "" when it gave none.
-        elapsed_seconds: from the start of the call, all attempts and waits included, to the failure; None when not measured.
+        elapsed_seconds: from the start of the call to the failure, all attempts and waits included; None when unknown.
     """
 
     def __init__(

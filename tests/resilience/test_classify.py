@@ -33,7 +33,6 @@ from keepline.resilience.classify import (
     Failure,
     category_of,
     checked_status,
-    clean,
     error_of,
     failure_of_answer,
     failure_of_exception,
@@ -42,6 +41,7 @@ from keepline.resilience.classify import (
     proves_no_effect,
     unreadable,
 )
+from keepline.resilience.wording import clean
 
 WALL = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
 

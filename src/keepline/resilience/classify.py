@@ -5,15 +5,12 @@ counts as without effect only on proof (never sent, or refused before it was app
 character of an answer reaches a message.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, Protocol
-
-import msgspec
+from typing import Literal, NamedTuple, Protocol
 
 from keepline.errors import (
     APIError,
@@ -29,7 +26,13 @@ from keepline.errors import (
     TokenUnavailable,
     TransientError,
 )
-from keepline.telemetry import redact
+from keepline.resilience.wording import (
+    clean,
+    failure_words,
+    speaks_of_timeout,
+    what_it_is,
+    words_of,
+)
 
 __all__ = [
     "CATEGORIES",
@@ -40,15 +43,12 @@ __all__ = [
     "Wait",
     "category_of",
     "checked_status",
-    "clean",
     "error_of",
     "failure_of_answer",
     "failure_of_exception",
-    "failure_words",
     "is_transient",
     "parse_retry_after",
     "proves_no_effect",
-    "speaks_of_timeout",
     "unreadable",
 ]
 
@@ -59,8 +59,6 @@ CATEGORIES: tuple[Category, ...] = ("auth", "client", "server", "network", "time
 LONGEST_RETRY_AFTER = 300.0
 """Seconds: a server that asks for more is obeyed so far; a typing error of a year must not stop a bot for a year."""
 
-_WORDS_LIMIT = 240
-_BODY_LIMIT = 64 << 10
 _SPECIAL: dict[int, Category] = {
     401: "auth",
     403: "auth",
@@ -72,9 +70,7 @@ _FOR_GOOD = frozenset({501, 505})
 # 408 and 499 speak of a request that may have been at work already; a limiter may stand behind the handler
 _PROVE_NOTHING = frozenset({408, 429, 499})
 _REPEAT_ELSEWHERE = frozenset({307, 308})
-_SPEAKS_OF_TIME = re.compile(r"(?i)time[ds]?[ _-]?out")
 _ADVICE = "; it may have taken effect: look it up before you send it again"
-_TITLE = re.compile(rb"(?is)<title[^>]*>(.{0,400}?)</title")
 _REQUEST_ID_HEADERS = (
     "x-request-id",
     "schwab-client-correlid",
@@ -82,7 +78,6 @@ _REQUEST_ID_HEADERS = (
     "request-id",
     "cf-ray",
 )
-_SENTENCES = ("error_description", "detail", "errorMessage", "error_message", "message", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +161,6 @@ def proves_no_effect(status: int, words: str = "") -> bool:
     return 400 <= status < 500 and status not in _PROVE_NOTHING and not speaks_of_timeout(words)
 
 
-def speaks_of_timeout(words: str) -> bool:
-    """Whether a refusal is none: a broker answered 400 "Order request timed out" to orders that it placed 8 s later."""
-    return _SPEAKS_OF_TIME.search(words) is not None
-
-
 def parse_retry_after(
     value: str | None, *, wall: datetime, longest: float = LONGEST_RETRY_AFTER
 ) -> Wait:
@@ -209,18 +199,6 @@ def _moment(text: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def clean(text: str, limit: int = _WORDS_LIMIT) -> str:
-    """A foreign text fit for a message: one line, no control characters, no secret, not longer than `limit`."""
-    head = text[: 8 * limit]
-    line = " ".join("".join(c if c.isprintable() else " " for c in redact(head)).split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def failure_words(*parts: str) -> str:
-    """Parts of a message, the empty ones left out: `refused: place 3 InsufficientFunds: margin`."""
-    return ": ".join(part for part in parts if part)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -266,11 +244,11 @@ def unreadable(status: int, body: bytes, why: str) -> Failure:
 
     It may work in a moment; whether a mutation had effect is not known.
     """
-    return Failure("server", True, f"{status} with {_what_it_is(body)} where {why}", status=status)
+    return Failure("server", True, f"{status} with {what_it_is(body)} where {why}", status=status)
 
 
 def _failure_of_status(status: int, body: bytes) -> Failure:
-    words, code = _words_of(body)
+    words, code = words_of(body)
     if 300 <= status < 400:
         words = "a redirect, which a mutation does not follow: check the broker's address"
     return Failure(
@@ -292,60 +270,6 @@ def _named(status: int) -> str:
 
 def _request_id(headers: Mapping[str, str]) -> str:
     return next((clean(headers[name], 80) for name in _REQUEST_ID_HEADERS if name in headers), "")
-
-
-def _what_it_is(body: bytes) -> str:
-    start = body[:512].lstrip().lower()
-    if not start:
-        return "an empty body"
-    if start.startswith(b"<"):
-        title = _TITLE.search(body[:_BODY_LIMIT])
-        name = clean(title[1].decode("utf-8", "replace"), 80) if title else ""
-        return f"a page titled “{name}”" if name else "a page"
-    return f"a body of {len(body)} bytes"
-
-
-def _words_of(body: bytes) -> tuple[str, str]:
-    """What the body says and by what code: problem+json (RFC 9457), OAuth, common shapes, a page, plain text."""
-    if len(body) > _BODY_LIMIT or body[:512].lstrip()[:1] == b"<":
-        return _what_it_is(body), ""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        return clean(body.decode("utf-8", "replace")), ""
-    if not isinstance(document, dict):
-        return clean(str(document)) if isinstance(document, str) else "", ""
-    return clean("; ".join(dict.fromkeys(_sentences(document)))), _code(document)
-
-
-def _sentences(document: Mapping[str, Any]) -> list[str]:
-    said = [str(document[name]) for name in _SENTENCES if isinstance(document.get(name), str)]
-    errors = document.get("errors")
-    if isinstance(errors, dict):  # ASP.NET names the fields
-        said += [f"{field}: {_first(what)}" for field, what in errors.items()]
-    if isinstance(errors, list):
-        said += [_first(item) for item in errors]
-    if isinstance(error := document.get("error"), dict):
-        said += _sentences(error)
-    return [sentence for sentence in said if sentence]
-
-
-def _first(what: object) -> str:
-    if isinstance(what, list):
-        return _first(what[0]) if what else ""
-    if isinstance(what, dict):
-        return ": ".join(
-            str(what[name]) for name in ("title", "detail", "message") if what.get(name)
-        )
-    return str(what)
-
-
-def _code(document: Mapping[str, Any]) -> str:
-    for name in ("error", "code", "errorCode", "type"):
-        value = document.get(name)
-        if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "about:blank":
-            return clean(str(value), 80)
-    return ""
 
 
 # ------------------------------------------------------------------------------------------------- exceptions

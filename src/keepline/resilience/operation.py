@@ -26,10 +26,11 @@ from keepline.errors import (
     Refused,
 )
 from keepline.resilience.bearer import TokenLike, rest_until
-from keepline.resilience.classify import Failure, clean, failure_of_exception, unreadable
+from keepline.resilience.classify import Failure, failure_of_exception, unreadable
 from keepline.resilience.recovery import AttemptFailed, Layers, Recovery, Subject
 from keepline.resilience.retry import checked_seconds
 from keepline.resilience.tally import REQUEST_SECONDS, REQUESTS, Tally
+from keepline.resilience.wording import clean
 from keepline.telemetry import DEFAULT_BUCKETS
 
 if TYPE_CHECKING:

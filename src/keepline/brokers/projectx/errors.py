@@ -11,14 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from keepline.resilience.classify import (
-    Category,
-    Failure,
-    clean,
-    failure_words,
-    speaks_of_timeout,
-    unreadable,
-)
+from keepline.resilience.classify import Category, Failure, unreadable
+from keepline.resilience.wording import clean, failure_words, speaks_of_timeout
 
 __all__ = ["TABLES", "Code", "read_body", "table_of"]
 

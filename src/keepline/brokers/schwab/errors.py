@@ -12,14 +12,8 @@ from typing import Any
 
 import msgspec
 
-from keepline.resilience.classify import (
-    Failure,
-    category_of,
-    clean,
-    failure_words,
-    is_transient,
-    proves_no_effect,
-)
+from keepline.resilience.classify import Failure, category_of, is_transient, proves_no_effect
+from keepline.resilience.wording import clean, failure_words
 
 __all__ = ["SIGN_IN_AGAIN", "needs_sign_in", "read_body"]
 
