@@ -6,6 +6,7 @@ by `fork` gets a portal of its own with its first use and never touches the pare
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import sys
 import threading
@@ -90,6 +91,10 @@ class Portal:
 
     def _start(self) -> None:
         loop = _new_loop()
+        helpers = concurrent.futures.ThreadPoolExecutor(
+            4, thread_name_prefix=f"{self._name}-helper"
+        )
+        loop.set_default_executor(helpers)
         started = threading.Event()
         loop.call_soon(started.set)
         thread = threading.Thread(target=_run, args=(loop,), name=self._name, daemon=True)
@@ -117,11 +122,9 @@ def shared_portal() -> Portal:
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
+        with contextlib.suppress(ImportError):
+            import uvloop  # here, so that a program that never starts a portal does not pay for it
+
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()
 

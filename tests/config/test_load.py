@@ -287,7 +287,7 @@ RELAY = MINIMAL + '[relay.main]\ncredential = "schwab"\ntargets = ["/a"]\n'
         (
             MINIMAL + 'retry_delays = ["a"]\n',
             "credentials.schwab.retry_delays",
-            "expected a list, each a number of seconds, 0 or more, at least one",
+            "expected a list, each a number of seconds above 0, at least one",
         ),
         (
             OAUTH + 'grant = "authorization_code"\n',

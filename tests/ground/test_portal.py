@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_forked_child_gets_a_portal_of_its_own_and_the_parents_goes_on(portal)
 
 
 def test_without_uvloop_the_standard_loop_serves(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
     portal = Portal(name="test-portal-plain")
     try:
         assert portal.call(double, 7) == 14

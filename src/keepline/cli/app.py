@@ -2,7 +2,7 @@
 
 import typer
 
-from keepline.cli import config
+from keepline.cli import config, demo, relay, run, sandbox, token
 
 __all__ = ["app"]
 
@@ -14,4 +14,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, which hold secrets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config.add_to(app)
+for verbs in (demo, run, config, token, relay, sandbox):
+    verbs.add_to(app)

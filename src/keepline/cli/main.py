@@ -6,28 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from keepline.errors import (
-    APIError,
-    ConfigError,
-    KeeplineError,
-    SignInRequired,
-    TokenUnavailable,
-    TransientError,
-)
+from keepline.cli import service
+from keepline.cli.exits import DONE, FAILED, INTERRUPTED, USAGE, exit_code
+from keepline.errors import KeeplineError
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "INTERRUPTED",
-    "SIGN_IN",
-    "UNREACHABLE",
-    "USAGE",
-    "exit_code",
-    "main",
-    "run",
-]
-
-DONE, FAILED, USAGE, SIGN_IN, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+__all__ = ["main", "run"]
 
 
 def main() -> NoReturn:
@@ -37,10 +20,8 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors are on standard error already."""
-    from keepline.cli.app import app
-
     try:
-        code = _finish(app(list(arguments), prog_name="keepline", standalone_mode=False))
+        code = _finish(_perform(list(arguments)))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except KeeplineError as error:
@@ -53,17 +34,14 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def exit_code(error: BaseException) -> int:
-    """0 done · 1 failed · 2 usage or configuration · 3 a person must sign in · 4 the other side is unreachable."""
-    if isinstance(error, ConfigError):
-        return USAGE
-    if isinstance(error, SignInRequired):
-        return SIGN_IN
-    if isinstance(error, TransientError | TokenUnavailable | ConnectionError):
-        return UNREACHABLE
-    if isinstance(error, APIError) and error.category in ("network", "timeout"):
-        return UNREACHABLE
-    return FAILED
+def _perform(arguments: list[str]) -> object:
+    if arguments[:1] == ["run"] and (wanted := service.parse(arguments[1:])) is not None:
+        return service.serve(*wanted)
+    from keepline.cli.app import app
+    from keepline.cli.notes import notes
+
+    with notes():
+        return app(arguments, prog_name="keepline", standalone_mode=False)
 
 
 def _finish(result: object) -> int:
@@ -82,7 +60,11 @@ def _click_error(error: Exception) -> int:
     """Usage errors carry their own code and words; anything else is a fault of ours."""
     words = getattr(error, "format_message", None)
     if words is not None:
-        _say(_usage(words(), getattr(error, "ctx", None)))
+        message = words()
+        if "\n" in message:  # a group without a verb: its whole help
+            sys.stderr.write(f"{message}\n")
+        else:
+            _say(_usage(message, getattr(error, "ctx", None)))
         return int(getattr(error, "exit_code", USAGE))
     if type(error).__name__ == "Abort":
         return INTERRUPTED

@@ -8,7 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["on_terminal", "say", "show_fields", "show_json", "show_table", "write"]
+__all__ = [
+    "on_terminal",
+    "say",
+    "show_credential",
+    "show_daemon",
+    "show_fields",
+    "show_json",
+    "show_table",
+    "write",
+]
 
 
 def write(text: str) -> None:
@@ -27,9 +36,10 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def show_json(value: object) -> None:
-    """Indented on a terminal, one line in a pipe."""
-    write(json.dumps(value, ensure_ascii=False, default=str, indent=2 if on_terminal() else None))
+def show_json(value: object, *, lines: bool = False) -> None:
+    """Indented on a terminal, one line in a pipe or when there are many."""
+    indent = 2 if on_terminal() and not lines else None
+    write(json.dumps(value, ensure_ascii=False, default=str, indent=indent))
 
 
 def show_fields(fields: Mapping[str, Any]) -> None:
@@ -46,6 +56,65 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for row in cells:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         write(line.rstrip())
+
+
+def show_credential(told: Mapping[str, Any]) -> None:
+    """One credential with its two clocks."""
+    show_fields(
+        {
+            "credential": told["name"],
+            "state": told["state"],
+            "generation": told.get("generation"),
+            "fingerprint": told.get("fingerprint"),
+            "token expires": _clock(told, "expires_at", "expires_in_seconds"),
+            "sign in again by": _clock(told, "signin_deadline", "signin_in_seconds"),
+            "next renewal": told.get("next_refresh_at"),
+            "last error": told.get("last_error"),
+            "storage": told.get("storage"),
+        }
+    )
+    if told.get("unsaved_generation"):
+        write(f"NOT SAVED: generation {told['unsaved_generation']} is in memory only")
+    if told.get("interrupted"):
+        write(f"interrupted: {told['interrupted']}")
+
+
+def show_daemon(told: Mapping[str, Any]) -> None:
+    """The daemon, its credentials and its bots."""
+    if told["running"]:
+        write(f"daemon {told['version']}, pid {told['pid']}, since {told['started_at']}")
+        for part in told["parts"]:
+            write(f"  {'ok  ' if part['ready'] else 'wait'}  {part['name']}: {part['reason']}")
+    else:
+        write("no daemon runs; this is what is stored")
+    for credential in told["credentials"].values():
+        write("")
+        show_credential(credential)
+    for name, targets in told["relay"].items():
+        write("")
+        write(f"relay {name}")
+        for target in targets:
+            reason = f": {target['reason']}" if target["reason"] else ""
+            write(f"  {target['target']}  {target['outcome']}{reason}")
+
+
+def _clock(told: Mapping[str, Any], at: str, left: str) -> str | None:
+    if told.get(at) is None:
+        return None
+    seconds = told.get(left)
+    return f"{told[at]}{'' if seconds is None else f' ({_span(seconds)})'}"
+
+
+def _span(seconds: float) -> str:
+    """`in 24 min`, `3 h ago`."""
+    size = abs(seconds)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if size >= 2 * length:
+            text = f"{size / length:.0f} {unit}"
+            break
+    else:
+        text = f"{size:.0f} s"
+    return f"in {text}" if seconds >= 0 else f"{text} ago"
 
 
 def _text(value: Any) -> str:

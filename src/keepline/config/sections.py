@@ -30,13 +30,15 @@ __all__ = [
     "TargetSettings",
     "TelemetrySettings",
     "Text",
+    "read_secret_file",
 ]
 
 Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0")]
 Delay = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
 Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+Number = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
-Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+Share = Annotated[float, Meta(gt=0, lt=1, description="a number above 0 and below 1")]
 Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
 Moment = Annotated[datetime, Meta(tz=True, description="a date and time with an offset")]
 
@@ -75,7 +77,8 @@ class CredentialSettings(Section, frozen=True, kw_only=True):
         issuer: who issues it; the section's own name counts when that is an issuer.
         storage: where the token is kept.
         storage_path: the encrypted file; `data/NAME.enc` unless given.
-        storage_key_file: a 0600 file with the key or passphrase of the encrypted file.
+        storage_key: key or passphrase of the encrypted file, by environment only.
+        storage_key_file: a 0600 file that holds it; else the sources that all credentials share.
         kdf: how a passphrase becomes a key.
         refresh_buffer_seconds: renew this long before expiry, or earlier as `refresh_at_fraction` says.
         refresh_at_fraction: renew after this share of the lifetime; the smaller buffer wins.
@@ -89,12 +92,13 @@ class CredentialSettings(Section, frozen=True, kw_only=True):
     issuer: str
     storage: Literal["encrypted", "memory", "schwab-file"] = "encrypted"
     storage_path: Path
+    storage_key: Secret | None = None
     storage_key_file: Path | None = None
     kdf: Literal["pbkdf2", "argon2id"] = "pbkdf2"
     refresh_buffer_seconds: Delay = 7200.0
     refresh_at_fraction: Share = 5 / 6
-    max_retries: Count = 4
-    retry_delays: Annotated[tuple[Delay, ...], Meta(min_length=1)] = (30.0, 60.0, 120.0, 300.0)
+    max_retries: Number = 4
+    retry_delays: Annotated[tuple[Seconds, ...], Meta(min_length=1)] = (30.0, 60.0, 120.0, 300.0)
     max_queue_depth: Count = 100
     queue_timeout_seconds: Seconds = 10.0
     refresh_timeout_seconds: Seconds = 30.0
@@ -193,7 +197,7 @@ class TargetSettings(Section, frozen=True, kw_only=True):
     """One bot that a relay delivers to; a bare string is its address.
 
     Attributes:
-        address: `unix:/path`, a path, `tcp://host:port` or `tls://host:port`.
+        address: `bot:NAME` (that bot's own socket), `unix:/path`, a path, `tcp://host:port` or `tls://host:port`.
         name: how logs and metrics call it; the address unless given.
         send_refresh_token: hand over the refresh token as well.
         shared_secret: proves the daemon to the bot, by environment only.
@@ -201,7 +205,9 @@ class TargetSettings(Section, frozen=True, kw_only=True):
         tls_certificate: our client certificate (PEM).
         tls_key: its private key (PEM, 0600).
         tls_ca: the authority that signed the bot's certificate (PEM).
-        allow_unencrypted_tokens_on_the_network: send over plain `tcp://` beyond loopback.
+        tls_server_name: the name that the bot's certificate must carry; the address's host unless given.
+        allowed_uids: users beside us and root who may own the bot's socket.
+        allow_plain_tcp_beyond_loopback: send over unencrypted TCP to another machine: tokens can be read on the way.
     """
 
     short: ClassVar[str] = "address"
@@ -214,7 +220,9 @@ class TargetSettings(Section, frozen=True, kw_only=True):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
-    allow_unencrypted_tokens_on_the_network: bool = False
+    tls_server_name: str = ""
+    allowed_uids: tuple[Number, ...] = ()
+    allow_plain_tcp_beyond_loopback: bool = False
 
 
 class RelaySettings(Section, frozen=True, kw_only=True):
@@ -311,13 +319,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             return given.reveal()
         path = getattr(table, f"{key}_file")
         if path is not None:
-            return _secret_file(path, key=f"{section}.{key}_file", file=self.file)
+            return read_secret_file(path, key=f"{section}.{key}_file", file=self.file)
         if self.credentials_directory is not None:
             loaded = self.credentials_directory / f"{section}.{key}"
             if (
                 loaded.exists()
             ):  # systemd's own checks hold there, and an ACL shows as a group right
-                return _secret_file(loaded, key=f"{section}.{key}", loose="allow")
+                return read_secret_file(loaded, key=f"{section}.{key}", loose="allow")
         return ""
 
     def show(self) -> dict[str, Any]:
@@ -335,9 +343,21 @@ def _plain(table: Struct) -> object:
     return msgspec.to_builtins(table, enc_hook=str)
 
 
-def _secret_file(
+def read_secret_file(
     path: Path, *, key: str, file: Path | None = None, loose: Literal["refuse", "allow"] = "refuse"
 ) -> str:
+    """The text of a private file that holds one secret.
+
+    Args:
+        path: the file.
+        key: the setting that names it, for the error.
+        file: where that setting stands.
+        loose: what to do about rights of others.
+
+    Raises:
+        ConfigError: missing, empty or no text.
+        StorageError: not private.
+    """
     data = read_private(path, on_loose_mode=loose, system=True)
     if data is None:
         message = f"{path} does not exist; write the secret there, mode 600"

@@ -37,7 +37,8 @@ app_config = "configs/schwab_app_config.yaml"       # app_key and app_secret, mo
 [relay.bots]
 credential = "schwab"
 targets = [
-    "/tmp/keepline-bot.sock",                       # a bot's socket: unix:/path, tcp://host:port, tls://host:port
+    "bot:default",                                  # what TokenReceiver() and `keepline listen` listen at
+    # "/tmp/my-old-bot.sock",                       # or unix:/path, tcp://host:port, tls://host:port
     # { address = "tcp://127.0.0.1:9999", name = "scalper", shared_secret_file = "configs/scalper_secret" },
 ]
 

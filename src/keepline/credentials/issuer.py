@@ -1,17 +1,27 @@
-"""Issuers: what turns a secret into a token.
+"""Issuers: what turns a secret into a token; the port, the one without a server, and the door to the others.
 
-Invariants: an issuer returns a token with generation 0 (the manager numbers it); `TokenRefused` means that a person or a
-configuration must change, `TransientError` that the same call may work in a moment; no answer ever costs a refresh token.
+Invariants: an issuer returns a token with generation 0 (the manager numbers it); `TokenRefused` means that a person or
+a configuration must change, `TransientError` that the same call may work in a moment.
 """
 
 from datetime import datetime
 from typing import Protocol
 
 from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.credentials.oauth import SignIn
+from keepline.credentials.oauth_issuer import OAuth2Issuer, SchwabIssuer
+from keepline.credentials.projectx_issuer import ProjectXIssuer
 from keepline.credentials.token import NEVER, Token
 from keepline.errors import ConfigError, SignInRequired
 
-__all__ = ["AuthService", "StaticIssuer"]
+__all__ = [
+    "AuthService",
+    "OAuth2Issuer",
+    "ProjectXIssuer",
+    "SchwabIssuer",
+    "SignIn",
+    "StaticIssuer",
+]
 
 
 class AuthService(Protocol):
@@ -36,6 +46,7 @@ class StaticIssuer:
     Args:
         token: the access token.
         expires_at: when it dies (aware datetime), None if never.
+        clock: the wall clock of its expiry.
         name: the credential's name, for messages.
     """
 
@@ -46,8 +57,8 @@ class StaticIssuer:
         token: str,
         expires_at: datetime | None = None,
         *,
-        name: str = "",
         clock: Clock = SYSTEM_CLOCK,
+        name: str = "",
     ) -> None:
         if not token:
             raise ConfigError("a static credential needs its token", key="token")
@@ -75,9 +86,9 @@ class StaticIssuer:
 
     def _worn_out(self, what: str) -> SignInRequired:
         return SignInRequired(
-            f"{what}; make a new one at the broker",
+            f"{what}: make a new one at the broker and put it where this one is configured",
             credential=self._name,
-            command="keepline config show (it names where the token is configured)",
+            command="keepline config show",
         )
 
     def __repr__(self) -> str:

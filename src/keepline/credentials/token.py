@@ -83,6 +83,7 @@ class Token:
         return self.expires_at <= (now or datetime.now(UTC))
 
     def with_generation(self, generation: int) -> "Token":
+        """The same token under another number."""
         return replace(self, generation=generation)
 
     def __repr__(self) -> str:

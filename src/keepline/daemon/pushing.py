@@ -1,0 +1,282 @@
+"""Tokens by hand: what `keepline send` pushes and `keepline listen` receives, counted.
+
+Invariants: a token is read from a stream or a file, never from an argument; no line of output holds one.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.config import Secret
+from keepline.config.sections import read_secret_file
+from keepline.credentials.token import DEFAULT_LIFETIME_SECONDS, Token
+from keepline.daemon.compose import target_address
+from keepline.daemon.tokenfile import from_json
+from keepline.errors import ConfigError
+from keepline.relay.address import TLSConfig, default_socket_path, parse_address
+from keepline.relay.receiver import TokenReceiver
+from keepline.relay.sender import Delivery, Target, TokenSender
+from keepline.relay.settings import TokenReceiverConfig
+
+__all__ = [
+    "PushStatistics",
+    "file_lines",
+    "generated",
+    "listen",
+    "make_receiver",
+    "make_targets",
+    "push",
+    "read_shared_secret",
+    "stream_lines",
+    "tls_files",
+]
+
+LONGEST_LINE = 1 << 16
+
+
+@dataclass
+class PushStatistics:
+    """What became of the tokens of one `send`.
+
+    Attributes:
+        tokens: how many were sent.
+        outcomes: deliveries by what became of them.
+        seconds: from the first to the last.
+        reasons: why not, by target, the newest.
+    """
+
+    tokens: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def count(self, delivery: Delivery) -> None:
+        self.outcomes[delivery.outcome] += 1
+        if not delivery.ok:
+            self.reasons[delivery.target] = delivery.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        rate = self.tokens / self.seconds if self.seconds > 0 else 0.0
+        return {
+            "tokens": self.tokens,
+            **{name: self.outcomes.get(name, 0) for name in ("delivered", "refused")},
+            **{name: self.outcomes.get(name, 0) for name in ("unreachable", "too_large")},
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(rate, 1),
+        }
+
+
+async def push(
+    lines: AsyncIterator[str],
+    sender: TokenSender,
+    *,
+    interval: float = 0.0,
+    count: int = 0,
+    statistics: PushStatistics,
+    told: Callable[[Token, Delivery], object],
+    clock: Clock = SYSTEM_CLOCK,
+) -> None:
+    """Push one token per line.
+
+    Args:
+        lines: bare tokens, or JSON objects with one.
+        sender: knows the targets.
+        interval: seconds between two tokens.
+        count: end after so many; 0 goes on to the end of the lines.
+        statistics: counted into.
+        told: hears of each delivery.
+        clock: for the interval.
+
+    Raises:
+        ConfigError: a line is no token.
+    """
+    began = clock.boottime()
+    try:
+        async with sender:
+            async for line in lines:
+                if statistics.tokens and interval:
+                    await clock.sleep(interval)
+                token = _token(line, clock)
+                for delivery in await sender.send(token):
+                    statistics.count(delivery)
+                    told(token, delivery)
+                statistics.tokens += 1
+                if statistics.tokens == count:
+                    break
+    finally:
+        statistics.seconds = clock.boottime() - began
+
+
+def _token(line: str, clock: Clock) -> Token:
+    if line.startswith("{"):
+        return from_json(line.encode(), clock.wall())
+    now = clock.wall()
+    lifetime = timedelta(seconds=DEFAULT_LIFETIME_SECONDS)
+    return Token(line, expires_at=now + lifetime, issued_at=now)
+
+
+async def stream_lines() -> AsyncIterator[str]:
+    """The lines of standard input as they come, blank ones left out; waiting for one blocks nothing."""
+    loop = asyncio.get_running_loop()
+    while True:
+        line = await _in_thread(loop, lambda: sys.stdin.buffer.readline(LONGEST_LINE))
+        if not line:
+            return
+        if text := _text(line, "standard input"):
+            yield text
+
+
+async def file_lines(path: Path) -> AsyncIterator[str]:
+    """The lines of a file, blank ones left out.
+
+    Raises:
+        ConfigError: it is missing or no text.
+        StorageError: others can read it.
+    """
+    from keepline.files import read_private
+
+    data = await asyncio.to_thread(read_private, path)
+    if data is None:
+        raise ConfigError("does not exist; one token per line is expected, mode 600", file=path)
+    for line in data.splitlines():
+        if text := _text(line, str(path)):
+            yield text
+
+
+async def generated() -> AsyncIterator[str]:
+    """Made-up tokens without end, for trying out."""
+    while True:
+        yield f"test_{secrets.token_urlsafe(24)}"
+
+
+def _text(line: bytes, where: str) -> str:
+    try:
+        return line.decode().strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} is not UTF-8 text") from None
+
+
+async def _in_thread(loop: asyncio.AbstractEventLoop, read: Callable[[], bytes]) -> bytes:
+    """As `to_thread`, by a thread that does not keep the program from ending while it waits."""
+    import threading
+
+    answer: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(data: bytes) -> None:
+        if not answer.done():
+            answer.set_result(data)
+
+    def work() -> None:
+        data = read()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, data)
+
+    threading.Thread(target=work, name="keepline-input", daemon=True).start()
+    return await answer
+
+
+# --- options of both --------------------------------------------------------------------------------------------------
+
+
+def read_shared_secret(path: Path | None) -> str | None:
+    """From `--secret-file`, else KEEPLINE_SHARED_SECRET, else none."""
+    if path is not None:
+        return read_secret_file(path, key="--secret-file")
+    given = os.environ.get("KEEPLINE_SHARED_SECRET")
+    return Secret(given).reveal() if given else None
+
+
+def tls_files(
+    certificate: Path | None, key: Path | None, authority: Path | None
+) -> TLSConfig | None:
+    """The three files, or none of them."""
+    if certificate is None and key is None and authority is None:
+        return None
+    if certificate is None or key is None or authority is None:
+        raise ConfigError("--tls-certificate, --tls-key and --tls-ca belong together")
+    return TLSConfig(certificate=certificate, key=key, ca=authority)
+
+
+def make_targets(
+    addresses: list[str], *, secret: str | None, tls: TLSConfig | None, plain: bool
+) -> list[Target]:
+    """The targets of `send`; the default bot when no address is given."""
+    return [
+        Target(
+            target_address(address, Path.cwd()),
+            name=address,
+            shared_secret=secret,
+            tls=tls if address.startswith("tls:") else None,
+            allow_plain_tcp_beyond_loopback=plain,
+        )
+        for address in addresses or ["bot:default"]
+    ]
+
+
+def make_receiver(
+    at: str, name: str, *, secret: str | None, tls: TLSConfig | None, anybody: bool
+) -> TokenReceiver:
+    """The receiver of `listen`: at an address, else at the socket of the bot `name`."""
+    if not at:
+        path = default_socket_path(name)
+        return TokenReceiver(
+            config=TokenReceiverConfig(unix_socket_path=path, shared_secret=secret)
+        )
+    address = parse_address(target_address(at, Path.cwd()), key="--at")
+    if address.path is not None:
+        config = TokenReceiverConfig(unix_socket_path=address.path, shared_secret=secret)
+    else:
+        config = TokenReceiverConfig(
+            prefer_unix_socket=False,
+            tcp_host=address.host,
+            tcp_port=address.port,
+            shared_secret=secret,
+            tls=tls if address.scheme == "tls" else None,
+            allow_unauthenticated_loopback=anybody,
+        )
+    return TokenReceiver(config=config)
+
+
+async def listen(
+    receiver: TokenReceiver,
+    *,
+    seconds: float,
+    count: int,
+    listening: Callable[[str], object],
+    told: Callable[[Token], object],
+    clock: Clock = SYSTEM_CLOCK,
+) -> Mapping[str, Any]:
+    """Receive until the time is up or enough came; 0 means no such end.
+
+    Returns:
+        The receiver's statistics.
+
+    Raises:
+        KeeplineError: it cannot listen; says why.
+    """
+    enough = asyncio.Event()
+
+    async def took(token: Token) -> None:
+        told(token)
+        if count and receiver.token_count >= count:  # a burst may have skipped calls, not counts
+            enough.set()
+
+    receiver.add_callback(took, full=True)
+    async with receiver:
+        listening(receiver.address)
+        timer = asyncio.create_task(clock.sleep(seconds)) if seconds else None
+        waits = {asyncio.create_task(enough.wait()), *([timer] if timer else [])}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return receiver.get_stats()

@@ -1,0 +1,145 @@
+"""The daemon put together: socket, relays, credentials and numbers under one supervisor.
+
+Invariants: the socket is first, so a second daemon ends before it touches a token; relays listen before credentials
+speak, so the token of the last run is delivered at once; it stops in reverse.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import keepline
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.config import Settings
+from keepline.daemon.compose import check_settings, manager_of, sender_of
+from keepline.daemon.credential import CredentialPart
+from keepline.daemon.delivery import DeliveryPart
+from keepline.daemon.endpoint import MetricsEndpoint, parse_listen
+from keepline.daemon.parts import Part, Supervisor
+from keepline.daemon.socket import LocalSocket
+from keepline.errors import ConfigError
+from keepline.http import HttpSession
+from keepline.relay.address import daemon_socket_path
+from keepline.telemetry import event
+
+__all__ = ["Daemon"]
+
+log = logging.getLogger("keepline.daemon")
+
+
+class Daemon:
+    """Everything that `keepline run` runs.
+
+    Args:
+        settings: what to run.
+        socket_path: the local socket; `daemon.sock` in the runtime directory unless given.
+        clock: time and chance of every part.
+
+    Raises:
+        ConfigError: the settings name nothing to keep, or something that is wrong; names the key.
+        StorageError: a file with secrets is not private.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        socket_path: Path | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not settings.credentials:
+            raise ConfigError(
+                "nothing to keep; add a [credentials.NAME]", key="credentials", file=settings.file
+            )
+        check_settings(settings)
+        self._settings = settings
+        self._clock = clock
+        self._http = HttpSession()
+        self._began: datetime | None = None
+        self.credentials = {name: self._credential(name) for name in settings.credentials}
+        self.relays = {name: self._relay(name) for name in settings.relay}
+        path = socket_path or daemon_socket_path()
+        self.socket = LocalSocket(path, self.credentials, self.status, clock=clock)
+        self.metrics = self._metrics()
+        self.supervisor = Supervisor(self._parts(), clock=clock)
+
+    async def start(self) -> None:
+        """Start every part.
+
+        Raises:
+            StorageError: another daemon serves here, or none of the credentials' stores can be read.
+        """
+        self._began = self._clock.wall()
+        await self.supervisor.start()
+        errors = [part.start_error for part in self.credentials.values()]
+        if all(errors):
+            await self.stop()
+            raise next(error for error in errors if error is not None)
+        event(
+            log,
+            logging.INFO,
+            "Daemon started",
+            version=keepline.__version__,
+            pid=os.getpid(),
+            credentials=",".join(self.credentials),
+            relays=",".join(self.relays) or None,
+        )
+
+    async def stop(self) -> None:
+        """Stop every part; a refresh in flight is waited for until its answer is saved."""
+        await self.supervisor.stop()
+        await self._http.close()
+
+    def status(self) -> Mapping[str, Any]:
+        """What `keepline status` shows: no secret in it."""
+        parts = self.supervisor.readiness()
+        return {
+            "version": keepline.__version__,
+            "pid": os.getpid(),
+            "started_at": self._began.isoformat(timespec="seconds") if self._began else None,
+            "config": str(self._settings.file) if self._settings.file else None,
+            "ready": all(part.ready for part in parts),
+            "parts": [{"name": p.name, "ready": p.ready, "reason": p.reason} for p in parts],
+            "credentials": {name: part.status() for name, part in self.credentials.items()},
+            "relay": {name: part.status() for name, part in self.relays.items()},
+        }
+
+    def summary(self) -> str:
+        """One line for people: who serves, and what is wrong."""
+        wrong = [f"{p.name}: {p.reason}" for p in self.supervisor.readiness() if not p.ready]
+        if wrong:
+            return "; ".join(wrong)
+        told = (
+            f"{name} generation {part.current.generation}, expires {part.current.expires_at:%H:%M:%S} UTC"
+            for name, part in self.credentials.items()
+            if part.current is not None
+        )
+        return "; ".join(told)
+
+    def _parts(self) -> list[Part]:
+        metrics = [self.metrics] if self.metrics else []
+        return [self.socket, *self.relays.values(), *self.credentials.values(), *metrics]
+
+    def _credential(self, name: str) -> CredentialPart:
+        return CredentialPart(
+            name,
+            lambda: manager_of(self._settings, name, http=self._http, clock=self._clock),
+            refresh_timeout=self._settings.credentials[name].refresh_timeout_seconds,
+        )
+
+    def _relay(self, name: str) -> DeliveryPart:
+        source = self.credentials[self._settings.relay[name].credential]
+        sender = sender_of(self._settings, name, clock=self._clock)
+        return DeliveryPart(name, sender, source, clock=self._clock)
+
+    def _metrics(self) -> MetricsEndpoint | None:
+        if not self._settings.telemetry.metrics:
+            return None
+        host, port = parse_listen(self._settings.telemetry.metrics)
+        return MetricsEndpoint(host, port, lambda: self.supervisor.readiness())
+
+    def __repr__(self) -> str:
+        return f"<Daemon {self.supervisor!r}>"

@@ -1,0 +1,94 @@
+"""A person's sign-in from the command line: the right issuer, the token saved, a running daemon told."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.config import Settings
+from keepline.credentials.login import sign_in
+from keepline.credentials.oauth_issuer import OAuth2Issuer
+from keepline.credentials.token import Token
+from keepline.daemon.ask import save_token
+from keepline.daemon.compose import issuer_of
+from keepline.errors import ConfigError, SignInRequired
+from keepline.http import HttpSession
+
+__all__ = ["ask_line", "login"]
+
+
+async def login(
+    settings: Settings,
+    name: str,
+    *,
+    paste: bool,
+    open_browser: bool,
+    announce: Callable[[str], object],
+    clock: Clock = SYSTEM_CLOCK,
+) -> Token:
+    """Let a person sign in and save what comes of it.
+
+    Args:
+        settings: the configuration.
+        name: the credential.
+        paste: ask for the address that the browser ended at, instead of listening for it.
+        open_browser: open the page here.
+        announce: told the page's address.
+        clock: for timeouts.
+
+    Raises:
+        ConfigError: this credential needs no person, or keeps its token in memory only.
+        KeeplineError: as `keepline.credentials.login.sign_in`.
+    """
+    saved: list[Token] = []
+
+    async def save(token: Token) -> None:
+        saved.append(await save_token(settings, name, token, clock=clock))
+
+    async with HttpSession() as http:
+        issuer = await asyncio.to_thread(issuer_of, settings, name, http=http, clock=clock)
+        if not isinstance(issuer, OAuth2Issuer) or not issuer.needs_person:
+            raise ConfigError(
+                f"nobody signs in for {name}: its token is bought with what the configuration says; "
+                f"keepline token refresh {name}",
+                key=f"credentials.{name}",
+            )
+        await sign_in(
+            issuer,
+            paste=(lambda _: ask_line("the address that the browser ended at: "))
+            if paste
+            else None,
+            open_browser=open_browser,
+            announce=announce,
+            save=save,
+            clock=clock,
+        )
+    return saved[-1]
+
+
+async def ask_line(prompt: str) -> str:
+    """A line from standard input; a person who never answers keeps no program from ending.
+
+    Raises:
+        SignInRequired: the input ended.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def tell(line: str) -> None:
+        if not answer.done():
+            answer.set_result(line)
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, line)
+
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    threading.Thread(target=read, name="keepline-input", daemon=True).start()
+    line = await answer
+    if not line:
+        raise SignInRequired("the input ended before an address came")
+    return line.strip()

@@ -1,0 +1,329 @@
+"""The sandbox on a socket: moves bytes between HTTP and the venue, and applies the faults.
+
+Invariants: it listens on loopback unless told otherwise; a request for another host name or from a foreign page is
+refused (DNS rebinding, cross-site posts); every decision is the venue's or the fault table's.
+"""
+
+import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.credentials.token import Token
+from keepline.errors import ConfigError
+from keepline.sandbox.faults import KINDS, Fault, Faults, Plan
+from keepline.sandbox.venue import OAuthVenue, Reply, VenueSettings
+
+__all__ = ["COUNTERS", "SandboxServer"]
+
+COUNTERS = (
+    "requests",
+    "authorizations",
+    "sign_ins",
+    "token_requests",
+    "refreshes",
+    "client_credentials",
+    "reuses",
+    "revocations",
+    "logins",
+    "validations",
+    "logouts",
+    "refused",
+    "faults",
+)
+"""What `stats()` and `GET /stats` tell, each from 0 up."""
+
+_BODY_LIMIT = 64 << 10
+_PROBLEM = Reply(400, {"title": "One or more validation errors occurred.", "status": 400})
+_UNAUTHORIZED = Reply(401, {"message": "Unauthorized", "errors": []})
+_ACCOUNTS: list[object] = [{"accountNumber": "10000001", "hashValue": "5A4E0B0C7D"}]
+
+Work = Callable[[web.Request, float, Plan], Any]
+
+
+class SandboxServer:
+    """A broker on loopback that speaks Schwab's OAuth and ProjectX's authentication.
+
+    The default app is `sandbox-key` with `sandbox-secret`, the default user `sandbox` with `sandbox-api-key`.
+
+    Args:
+        host: a loopback address, unless `allow_remote`.
+        port: 0 takes any free one.
+        clock: the venue's time and the delays of faults.
+        allow_remote: listen where strangers reach it, and answer to any host name.
+        venue: everything of `VenueSettings`: `seed`, `access_lifetime`, `refresh_lifetime`, `rotate`, `grace` and more.
+
+    Example:
+        >>> async with SandboxServer(access_lifetime=60) as sandbox:
+        ...     issuer = SchwabIssuer("sandbox-key", "sandbox-secret", base_url=sandbox.url)
+        ...     token = await issuer.refresh(sandbox.issue())
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock = SYSTEM_CLOCK,
+        allow_remote: bool = False,
+        **venue: Any,
+    ) -> None:
+        if not allow_remote and not _is_loopback(host):
+            raise ConfigError(
+                f"{host} is not a loopback address: the sandbox knows no real secrets, yet anybody could steer it; "
+                "allow_remote=True opens it all the same",
+                key="host",
+            )
+        self.venue = OAuthVenue(VenueSettings(**venue))
+        self._host, self._port = host, port
+        self._clock = clock
+        self._allow_remote = allow_remote
+        self._faults = Faults()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+
+    async def __aenter__(self) -> "SandboxServer":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigError: the port is taken or may not be used.
+        """
+        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._port} ({error.strerror}): choose another port, 0 takes any",
+                key="port",
+            ) from error
+        self._runner, self._port = runner, runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening; answers under way are cut."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    def fault(self, name: str, **parameters: object) -> Fault:
+        """Put a fault in force: what `POST /faults` does.
+
+        Raises:
+            ConfigError: an unknown fault or parameter; says what is known.
+        """
+        return self._inject({"fault": name, **parameters})
+
+    def clear_faults(self) -> int:
+        """End all faults; how many there were."""
+        return self._faults.clear()
+
+    def stats(self) -> dict[str, int]:
+        """The counters since the start."""
+        return {name: self.venue.counts[name] for name in COUNTERS}
+
+    def issue(self) -> Token:
+        """The token that a person's sign-in would end with, without the browser."""
+        now = self._clock.wall()
+        body: Any = self.venue.sign_in(now=now.timestamp()).body
+        settings = self.venue.settings
+        return Token(
+            body["access_token"],
+            body["refresh_token"],
+            expires_at=now + timedelta(seconds=settings.access_lifetime),
+            issued_at=now,
+            scope=body["scope"],
+            signin_deadline=now + timedelta(seconds=settings.refresh_lifetime),
+            extra={"id_token": body["id_token"]},
+        )
+
+    def accepts(self, access_token: str) -> bool:
+        """Whether the venue lets this access token in just now."""
+        return self.venue.accepts(access_token, now=self._clock.wall().timestamp())
+
+    def _inject(self, description: Mapping[str, object]) -> Fault:
+        fault = self._faults.add(description, now=self._clock.boottime())
+        if fault.name == "revoke":
+            self.venue.revoke(str(fault.parameters["what"]))
+        return fault
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=_BODY_LIMIT)
+        for method, path, route, work in (
+            ("GET", "/v1/oauth/authorize", "authorize", self._authorize),
+            ("POST", "/v1/oauth/token", "token", self._token),
+            ("POST", "/api/Auth/loginKey", "login", self._login_key),
+            ("POST", "/api/Auth/validate", "validate", self._validate),
+            ("POST", "/api/Auth/logout", "logout", self._logout),
+            ("GET", "/api/Status/ping", "api", self._ping),
+            ("GET", "/trader/v1/accounts/accountNumbers", "api", self._accounts),
+        ):
+            app.router.add_route(method, path, self._venue_handler(route, work))
+        app.router.add_post("/faults", self._guarded(self._add_fault))
+        app.router.add_get("/faults", self._guarded(self._list_faults))
+        app.router.add_delete("/faults", self._guarded(self._clear_faults))
+        app.router.add_get("/stats", self._guarded(self._stats))
+        return app
+
+    def _guarded(self, handler: Callable[[web.Request], Any]) -> Any:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            refusal = self._refusal(request)
+            return refusal if refusal is not None else await handler(request)
+
+        return guarded
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if self._allow_remote:
+            return None
+        if not self._is_ours(request.host):
+            return _error(421, f"this is {self.url}, not the host that the request names")
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._is_ours(urlsplit(origin).netloc):
+            return _error(403, "pages of another site may not talk to the sandbox")
+        return None
+
+    def _is_ours(self, netloc: str) -> bool:
+        try:
+            return urlsplit(f"//{netloc}").hostname in ("127.0.0.1", "::1", "localhost", self._host)
+        except ValueError:
+            return False
+
+    def _venue_handler(self, route: str, work: Work) -> Any:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.venue.counts["requests"] += 1
+            plan = self._faults.plan(route, now=self._clock.boottime())
+            self.venue.counts["faults"] += len(plan.struck)
+            if plan.cut:
+                return _cut(request)
+            now = self._clock.wall().timestamp() + plan.skew
+            reply = plan.reply or await work(request, now, plan)
+            if plan.delay:
+                await self._clock.sleep(plan.delay)
+            if plan.lose:
+                return _cut(request)
+            return _response(reply, plan.without, now=now)
+
+        return self._guarded(handle)
+
+    async def _authorize(self, request: web.Request, now: float, _: Plan) -> Reply:
+        return self.venue.authorize(request.query, now=now)
+
+    async def _token(self, request: web.Request, now: float, plan: Plan) -> Reply:
+        form = {k: v for k, v in (await request.post()).items() if isinstance(v, str)}
+        authorization = request.headers.get("Authorization", "")
+        return self.venue.token(form, authorization=authorization, now=now, rotate=plan.rotate)
+
+    async def _login_key(self, request: web.Request, now: float, _: Plan) -> Reply:
+        body = await _json_object(request)
+        return (
+            _PROBLEM if body is None else Reply(200, self.venue.sessions.login_key(body, now=now))
+        )
+
+    async def _validate(self, request: web.Request, now: float, _: Plan) -> Reply:
+        return Reply(200, self.venue.sessions.validate(_bearer(request), now=now))
+
+    async def _logout(self, request: web.Request, now: float, _: Plan) -> Reply:
+        return Reply(200, self.venue.sessions.logout(_bearer(request), now=now))
+
+    async def _ping(self, _: web.Request, __: float, ___: Plan) -> Reply:
+        return Reply(200, "pong")
+
+    async def _accounts(self, request: web.Request, now: float, _: Plan) -> Reply:
+        known = self.venue.accepts(_bearer(request), now=now)
+        return Reply(200, _ACCOUNTS) if known else _UNAUTHORIZED
+
+    async def _add_fault(self, request: web.Request) -> web.Response:
+        body = await _json_object(request)
+        if body is None or "fault" not in body:
+            return _error(400, 'a JSON object is needed: {"fault": NAME, …}', known=list(KINDS))
+        try:
+            fault = self._inject(body)
+        except ConfigError as error:
+            return _error(400, str(error), known=list(KINDS))
+        return web.json_response(self._told(fault), status=201)
+
+    async def _list_faults(self, _: web.Request) -> web.Response:
+        active = self._faults.in_force(now=self._clock.boottime())
+        return web.json_response([self._told(fault) for fault in active])
+
+    async def _clear_faults(self, _: web.Request) -> web.Response:
+        return web.json_response({"cleared": self.clear_faults()})
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        return web.json_response(self.stats())
+
+    def _told(self, fault: Fault) -> dict[str, object]:
+        left = fault.until - self._clock.boottime()
+        return {
+            "fault": fault.name,
+            "count": fault.left,
+            "seconds": None if left == float("inf") else left,
+            "on": list(fault.on),
+            **fault.parameters,
+        }
+
+    def __repr__(self) -> str:
+        return f"<SandboxServer {self.url if self._runner else 'not started'}>"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else ""
+
+
+async def _json_object(request: web.Request) -> dict[str, Any] | None:
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _error(status: int, message: str, **more: object) -> web.Response:
+    return web.json_response({"error": message, **more}, status=status)
+
+
+def _cut(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()  # nobody is there to read it
+
+
+def _response(reply: Reply, without: frozenset[str], *, now: float) -> web.Response:
+    headers = {
+        "Date": format_datetime(datetime.fromtimestamp(now, UTC), usegmt=True),
+        **reply.headers,
+    }
+    if isinstance(reply.body, str):
+        kind = "text/html" if reply.body.startswith("<") else "text/plain"
+        return web.Response(
+            status=reply.status, text=reply.body, content_type=kind, headers=headers
+        )
+    body: object = reply.body
+    if isinstance(reply.body, Mapping):
+        body = {name: value for name, value in reply.body.items() if name not in without}
+    return web.json_response(body, status=reply.status, headers=headers)
