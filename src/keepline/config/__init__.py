@@ -7,8 +7,11 @@ secret never stands in the file, in a repr or in an error, and is read only when
 
 from keepline.config.load import ENVIRONMENT_PREFIX, find, load, search_path
 from keepline.config.sections import (
+    BROKERS,
     ISSUERS,
+    BrokerSettings,
     CredentialSettings,
+    LimitSettings,
     OAuth2Credential,
     ProjectXCredential,
     RelaySettings,
@@ -22,9 +25,12 @@ from keepline.config.sections import (
 )
 
 __all__ = [
+    "BROKERS",
     "ENVIRONMENT_PREFIX",
     "ISSUERS",
+    "BrokerSettings",
     "CredentialSettings",
+    "LimitSettings",
     "OAuth2Credential",
     "ProjectXCredential",
     "RelaySettings",
