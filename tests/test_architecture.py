@@ -61,10 +61,16 @@ DECIDERS = {
     "relay/local_wire.py",
     "relay/message.py",
     "relay/wire.py",
-    "sandbox/venue.py",
+    "sandbox/book.py",
+    "sandbox/engine.py",
     "sandbox/faults.py",
+    "sandbox/holdings.py",
     "sandbox/ledger.py",
+    "sandbox/listings.py",
+    "sandbox/market.py",
+    "sandbox/prices.py",
     "sandbox/sessions.py",
+    "sandbox/venue.py",
 }
 # What a decider may take from the house beside other deciders: values and pure functions.
 PURE = {
