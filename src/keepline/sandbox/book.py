@@ -76,13 +76,16 @@ class Reason(Enum):
     ACCOUNT_CLOSED = "the account may not trade"
     LISTING = "the instrument is unknown"
     LISTING_CLOSED = "the instrument is not active"
+    KIND = "the type or side of the order is unknown"
     SIZE = "the size must be a whole number from 1 up"
     PRICE = "a price is missing or not positive"
     TICK = "the price is not a whole number of ticks"
+    BRACKET = "the sign of a bracket's ticks does not fit the side"
     TAG = "the tag was used before"
     FUNDS = "the account's funds do not suffice"
     ORDER = "the order is unknown"
     OVER = "the order is over"
+    FILLED = "the order is filled"
     POSITION = "there is no such position"
     CLOSE_SIZE = "the position is smaller than that"
 
@@ -128,8 +131,8 @@ class Ticket:
         stop: the price that wakes it up.
         trail: how far a trailing stop stays behind, in points.
         tag: the client's word for it.
-        stop_loss: ticks from the entry to the bracket below (above a short one); the sign is not looked at.
-        take_profit: ticks to the other bracket.
+        stop_loss: ticks from the entry to a bracket: below 0 for a long position, above for a short one.
+        take_profit: ticks to the other bracket, with the other sign.
         expires_at: epoch seconds, None for never.
         details: the broker's own words that come back with the order.
     """
@@ -243,14 +246,18 @@ class Terms:
 
 def look(order: Order, quote: Quote) -> tuple[Order, Decimal | None]:
     """The order after it saw the market, and the price at which it can be filled now."""
-    order = _woken(_trailed(order, quote), quote)
-    if order.kind in (Kind.STOP, Kind.STOP_LIMIT, Kind.TRAILING_STOP) and not order.triggered:
-        return order, None
+    if order.kind in _STOPPED:
+        order = _woken(_trailed(order, quote), quote)
+        if not order.triggered:
+            return order, None
     price = quote.ask if order.side is Side.BUY else quote.bid
-    limit = order.limit
-    if limit is None or (price - limit) * order.side.value <= 0:
+    if order.kind not in _LIMITED or order.limit is None:
         return order, price
-    return order, None
+    return order, price if (price - order.limit) * order.side.value <= 0 else None
+
+
+_STOPPED = (Kind.STOP, Kind.STOP_LIMIT, Kind.TRAILING_STOP)
+_LIMITED = (Kind.LIMIT, Kind.STOP_LIMIT, Kind.JOIN_BID, Kind.JOIN_ASK)
 
 
 def _trailed(order: Order, quote: Quote) -> Order:

@@ -46,6 +46,7 @@ class Engine:
         self.holdings = Holdings(accounts)
         self.orders: dict[int, Order] = {}
         self.fills: list[Fill] = []
+        self.fills_of: dict[int, list[Fill]] = {}
         self.now = -math.inf
         self._working: dict[int, None] = {}
         self._children: dict[int, list[int]] = {}
@@ -207,6 +208,7 @@ class Engine:
         )
         fill = replace(fill, profit=self.holdings.profit(fill, listing))
         self.fills.append(fill)
+        self.fills_of.setdefault(order.id, []).append(fill)
         position = self.holdings.apply(fill, listing)
         order = self._after(order, fill)
         self._put(order)
@@ -235,10 +237,10 @@ class Engine:
     def _wake(self, child: Order, entry: Order) -> None:
         """Give a bracket its price, so many ticks from the entry's, and put it into the market."""
         listing = self.listings[child.listing]
-        base, way = listing.rounded(float(entry.average or 0)), entry.side.value
+        base = listing.rounded(float(entry.average or 0))
         if child.kind is Kind.STOP:
-            child = replace(child, stop=base - abs(entry.stop_loss or 0) * listing.tick * way)
+            child = replace(child, stop=base + (entry.stop_loss or 0) * listing.tick)
         else:
-            child = replace(child, limit=base + abs(entry.take_profit or 0) * listing.tick * way)
+            child = replace(child, limit=base + (entry.take_profit or 0) * listing.tick)
         self._working[child.id] = None
         self._put(replace(child, status=Status.WORKING, updated_at=self.now))

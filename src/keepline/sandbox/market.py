@@ -98,6 +98,10 @@ class Market:
             raise Rejected(Reason.ORDER)
         return order
 
+    def fills_of(self, number: int) -> list[Fill]:
+        """Executions of one order, oldest first."""
+        return list(self._engine.fills_of.get(number, ()))
+
     def events_since(self, number: int) -> list[Event]:
         """What happened after the event of that number, oldest first; 0 for all that is remembered."""
         return self._engine.events_since(number)
@@ -146,6 +150,9 @@ class Market:
         if ticket.size <= 0 or ticket.size % 1:
             raise Rejected(Reason.SIZE)
         _check_prices(ticket, listing)
+        for ticks, sign in ((ticket.stop_loss, -1), (ticket.take_profit, 1)):
+            if ticks is not None and ticks * sign * ticket.side.value <= 0:
+                raise Rejected(Reason.BRACKET)
         price = ticket.limit or self.quote(listing, now=self._engine.now).ask
         change = ticket.size * ticket.side.value
         if not self.holdings.affords(ticket.account, listing, change, price=price):
@@ -265,7 +272,8 @@ class Market:
     def _living(self, number: int, account: str) -> Order:
         order = self.order(number, account=account)
         if order.status.is_over:
-            raise Rejected(Reason.OVER, f"the order is {order.status.value}")
+            reason = Reason.FILLED if order.status is Status.FILLED else Reason.OVER
+            raise Rejected(reason, f"the order is {order.status.value}")
         return order
 
 
