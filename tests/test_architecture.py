@@ -49,6 +49,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DECIDERS = {
+    "brokers/checks.py",
+    "brokers/messages.py",
+    "brokers/windows.py",
+    "brokers/projectx/bars.py",
+    "brokers/projectx/messages.py",
+    "brokers/projectx/rules.py",
+    "brokers/schwab/history.py",
+    "brokers/schwab/messages.py",
+    "brokers/schwab/rules.py",
     "resilience/backoff.py",
     "credentials/answers.py",
     "credentials/lifecycle.py",

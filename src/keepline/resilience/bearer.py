@@ -13,7 +13,16 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from keepline.clock import Clock
 from keepline.errors import ConfigError, TokenUnavailable
 
-__all__ = ["Bearer", "TokenLike", "TokenSource", "rest_until", "until"]
+__all__ = [
+    "Bearer",
+    "TextHolder",
+    "TokenHolder",
+    "TokenLike",
+    "TokenSource",
+    "rest_until",
+    "secret_of",
+    "until",
+]
 
 T = TypeVar("T")
 

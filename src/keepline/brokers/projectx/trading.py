@@ -43,6 +43,7 @@ PROJECTX_FACTS = BrokerFacts(
 )
 """What the gateway must know of ProjectX. The longest processing time is a guess on the safe side."""
 
+_OURS = {"size": "quantity", "contract_id": "instrument", "account_id": "account"}
 _OLDER = timedelta(days=30)
 _LONGEST_CALL = 60.0
 
@@ -76,15 +77,11 @@ class ProjectXTrading:
         Raises:
             ConfigError: names the field.
         """
-        id_number(intent.account, "account")
-        tick = self._client.tick_size(intent.instrument)
-        match intent.kind:
-            case IntentKind.PLACE:
-                order_body(request_of(intent), tick)
-            case IntentKind.MODIFY | IntentKind.CANCEL:
-                _check_target(intent, tick)
-            case IntentKind.CLOSE | IntentKind.PARTIAL_CLOSE:
-                close_body(intent.account, intent.instrument, intent.quantity)
+        try:
+            _check(intent, self._client.tick_size(intent.instrument))
+        except ConfigError as error:  # in the intent's own words
+            key = _OURS.get(error.key, error.key)
+            raise ConfigError(str(error.args[0]), key=key) from None
 
     async def place(self, intent: OrderIntent) -> Ack:
         """Send a new order with the intent's id as its tag."""
@@ -164,9 +161,16 @@ def _deadline(intent: OrderIntent) -> float:
     return min(intent.deadline_seconds, _LONGEST_CALL)
 
 
-def _check_target(intent: OrderIntent, tick: Decimal | None) -> None:
+def _check(intent: OrderIntent, tick: Decimal | None) -> None:
+    id_number(intent.account, "account")
     if intent.target_order_id:
         id_number(intent.target_order_id, "target_order_id")
-    if intent.kind is IntentKind.MODIFY:
-        # the order of an intent that this one waits for has no id yet
-        change_body(change_of(replace(intent, target_order_id=intent.target_order_id or "1")), tick)
+    match intent.kind:
+        case IntentKind.PLACE:
+            order_body(request_of(intent), tick)
+        case IntentKind.MODIFY:
+            # the order of an intent that this one waits for has no id yet
+            target = intent.target_order_id or "1"
+            change_body(change_of(replace(intent, target_order_id=target)), tick)
+        case IntentKind.CLOSE | IntentKind.PARTIAL_CLOSE:
+            close_body(intent.account, intent.instrument, intent.quantity)
