@@ -57,10 +57,10 @@ class OrderIntent(Struct, frozen=True, kw_only=True):
         limit_price, stop_price: as the type demands; for `modify` the new ones or None to leave them.
         trail_price: distance of a trailing stop.
         take_profit_ticks, stop_loss_ticks: brackets, where the broker has them.
-        target_order_id: for `modify` and `cancel`, the broker's order id. "" with exactly one `depends_on`: the order that
-            this intent made.
-        depends_on: ids of earlier intents. It is not sent before each of them is accepted, and refused when one is refused
-            or presumed absent.
+        target_order_id: for `modify` and `cancel`, the broker's order id. "" with exactly one `depends_on`: the order
+            that this intent made.
+        depends_on: ids of earlier intents. It is not sent before each of them is accepted, and refused when one is
+            refused or presumed absent.
         deadline_seconds: how long a caller waits for the outcome before it reads UNKNOWN; the work goes on behind it.
     """
 
@@ -184,8 +184,8 @@ class Broker(Protocol):
         """Look at an intent before it is journaled and sent; no I/O. `check_intent` has run already.
 
         Raises:
-            ConfigError: names the field in `key` and says what is wrong: a price off the tick, a type that the broker does
-                not have, a quantity that is not whole.
+            ConfigError: names the field in `key` and says what is wrong: a price off the tick, a type that the broker
+                does not have, a quantity that is not whole.
         """
         ...
 
