@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 __all__ = ["LISTINGS", "Listing"]
 
+_BEYOND = Decimal(10**12)  # no price is as high, and Decimal cannot divide what is much higher
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
@@ -52,7 +54,7 @@ class Listing:
 
     def on_tick(self, price: Decimal) -> bool:
         """Whether a price is a whole number of ticks."""
-        return price % self.tick == 0
+        return abs(price) < _BEYOND and price % self.tick == 0
 
     def rounded(self, price: float) -> Decimal:
         """The nearest price that exists."""

@@ -39,6 +39,7 @@ ACCOUNTS = (
 _PLAIN = Terms()
 _LIMITED = (Kind.LIMIT, Kind.STOP_LIMIT)
 _STOPPED = (Kind.STOP, Kind.STOP_LIMIT)
+_MOST = 10**9  # units of one order
 
 
 class Market:
@@ -147,7 +148,7 @@ class Market:
         """
         self._may_trade(ticket.account)
         listing = self._active(ticket.listing)
-        if ticket.size <= 0 or ticket.size % 1:
+        if ticket.size <= 0 or not _is_whole(ticket.size):
             raise Rejected(Reason.SIZE)
         _check_prices(ticket, listing)
         for ticks, sign in ((ticket.stop_loss, -1), (ticket.take_profit, 1)):
@@ -192,12 +193,12 @@ class Market:
         order = self._living(number, account)
         order = replace(
             order,
-            size=size or order.size,
-            limit=limit or order.limit,
-            stop=stop or order.stop,
-            trail=trail or order.trail,
+            size=order.size if size is None else size,
+            limit=order.limit if limit is None else limit,
+            stop=order.stop if stop is None else stop,
+            trail=order.trail if trail is None else trail,
         )
-        if order.size <= order.filled or order.size % 1:
+        if order.size <= order.filled or not _is_whole(order.size):
             raise Rejected(Reason.SIZE, f"{order.filled} units are filled already")
         _check_prices(order, self.listings[order.listing])
         return self._engine.change(order)
@@ -275,6 +276,10 @@ class Market:
             reason = Reason.FILLED if order.status is Status.FILLED else Reason.OVER
             raise Rejected(reason, f"the order is {order.status.value}")
         return order
+
+
+def _is_whole(size: Decimal) -> bool:
+    return size < _MOST and size % 1 == 0
 
 
 def _check_prices(ticket: Ticket, listing: Listing) -> None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from keepline.sandbox import schwab_reading as reading
 from keepline.sandbox import schwab_shapes as shapes
-from keepline.sandbox.book import Account, Order, Reason, Rejected, Terms
+from keepline.sandbox.book import Account, Order, Reason, Rejected, Terms, Ticket
 from keepline.sandbox.listings import Listing
 from keepline.sandbox.market import Market
 from keepline.sandbox.prices import Unit
@@ -28,6 +28,7 @@ _FREQUENCIES = {
     "weekly": (Unit.WEEK, (1,)),
     "monthly": (Unit.MONTH, (1,)),
 }
+_TAKEN_FIRST = (Reason.FUNDS, Reason.CLOSE_SIZE)  # what Schwab finds out after its 201
 _PERIODS = {"day": 1.0, "month": 31.0, "year": 366.0, "ytd": 366.0}
 
 
@@ -128,9 +129,10 @@ class SchwabRest:
         ticket = reading.ticket_of(asked.body, account.id, now=asked.now)
         self._share(ticket.listing)
         try:
+            self._check_held(ticket)
             order = self._market.place(ticket, now=asked.now, terms=asked.terms)
         except Rejected as no:
-            if no.reason is not Reason.FUNDS:
+            if no.reason not in _TAKEN_FIRST:
                 raise
             order = self._market.record_rejected(ticket, now=asked.now, words=str(no))
         return self._created(order, account, asked)
@@ -139,9 +141,21 @@ class SchwabRest:
         account = self._named(asked)
         ticket = reading.ticket_of(asked.body, account.id, now=asked.now)
         self._share(ticket.listing)
+        self._check_held(ticket)
         old = _order_number(asked)
         order = self._market.replace(old, ticket, now=asked.now, terms=asked.terms)
         return self._created(order, account, asked)
+
+    def _check_held(self, ticket: Ticket) -> None:
+        """A sale of what is not held must be a short sale, and only a short position can be covered."""
+        held = self._market.holdings.position(ticket.account, ticket.listing)
+        size = held.size if held else 0
+        instruction = ticket.details["instruction"]
+        if (instruction == "SELL" and size < ticket.size) or (
+            instruction == "BUY_TO_COVER" and -size < ticket.size
+        ):
+            words = "This order may result in an oversold/overbought position in your account."
+            raise Rejected(Reason.CLOSE_SIZE, words)
 
     def _created(self, order: Order, account: Account, asked: SchwabRequest) -> Reply:
         place = f"{asked.base}/trader/v1/accounts/{account.hash}/orders/{order.id}"
@@ -157,6 +171,7 @@ class SchwabRest:
         ticket = reading.ticket_of(asked.body, account.id, now=asked.now)
         listing = self._share(ticket.listing)
         try:
+            self._check_held(ticket)
             self._market.check(ticket)
             rejected = ""
         except Rejected as no:
