@@ -103,14 +103,18 @@ async def _print(
     from keepline.daemon.download import stream_bars
 
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    if not json:
-        rows.writerow(COLUMNS)
+    told = json  # the heading waits for the first answer, so that an error stands alone
     async for chunk in stream_bars(settings, broker, wanted, tell=tell):
+        if not told:
+            rows.writerow(COLUMNS)
+            told = True
         for row in map(as_row, chunk):
             if json:
                 show_json(dict(zip(COLUMNS, row, strict=True)), lines=True)
             else:
                 rows.writerow(row)
+    if not told:
+        rows.writerow(COLUMNS)
 
 
 @contextmanager
