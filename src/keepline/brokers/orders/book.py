@@ -301,7 +301,8 @@ class Book:
         changed = []
         for number, ticket in enumerate(tickets):
             covered = ticket.intent.id in covers
-            finding = self._examine(ticket, whole if covered else part, tickets[number + 1 :])
+            view = whole if covered else part
+            finding = self._examine(ticket, view, tickets[:number], tickets[number + 1 :], covers)
             if ticket.look(finding, how, asked_at, now):
                 changed.append(ticket)
             if covered:
@@ -309,24 +310,29 @@ class Book:
             self.update(ticket)
         return changed
 
-    def _examine(self, ticket: Ticket, view: View, others: list[Ticket]) -> Finding:
+    def _examine(
+        self,
+        ticket: Ticket,
+        view: View,
+        before: list[Ticket],
+        after: list[Ticket],
+        covers: frozenset[str],
+    ) -> Finding:
         intent = ticket.intent
         if intent.kind in _BY_TARGET and not intent.target_order_id:
             return Finding(Found.WAIT, "its order is not known yet")
-        alike = []
-        if not ticket.has_tag and intent.kind not in _BY_TARGET:
-            own = shape(intent)
-            alike = [other for other in others if shape(other.intent) == own]
-        finding = examine(
-            intent,
-            view,
-            self._facts,
-            ticket.window,
-            self.owner,
-            rivals=[other.window for other in alike],
-        )
-        if finding.what in (Found.YES, Found.ASK) and any(other.in_flight for other in alike):
-            return Finding(Found.WAIT, "an order fits, and another intent like it is under way")
+        if ticket.has_tag or intent.kind in _BY_TARGET:
+            return examine(intent, view, self._facts, ticket.window, self.owner)
+        alike = [other for other in after if shape(other.intent) == shape(intent)]
+        rivals = [other.window for other in alike]
+        finding = examine(intent, view, self._facts, ticket.window, self.owner, rivals=rivals)
+        if finding.what not in (Found.YES, Found.ASK):
+            return finding
+        # one that comes before it, or will soon know its order, has the first choice
+        surer = [other for other in before if shape(other.intent) == shape(intent)]
+        unheard = [o for o in surer if o.is_open and o.intent.id not in covers]
+        if unheard or any(other.in_flight for other in alike):
+            return Finding(Found.WAIT, "an order fits, and another intent like it comes first")
         return finding
 
     def _nudge(self, event: Order | Fill, order_id: str, now: float) -> None:

@@ -21,7 +21,10 @@ from keepline.errors import Closed, KeeplineError
 from keepline.model import Fill
 from keepline.telemetry import REGISTRY, event
 
-__all__ = ["Docket", "Entry"]
+__all__ = ["BEGUN", "Docket", "Entry"]
+
+BEGUN = "begun"
+"""The mark of when the journal was begun, in epoch seconds."""
 
 log = logging.getLogger("keepline.orders")
 
@@ -90,7 +93,6 @@ class Docket:
         self.journal = journal
         self.clock = clock
         self.book = Book(broker.facts)
-        self.started_at = clock.wall()
         self.stir = asyncio.Event()  # something changed that a watch should know
         self.unsaved: dict[str, Entry] = {}
         self.outcome_listeners: list[Callable[[OrderOutcome], object]] = []
@@ -103,6 +105,8 @@ class Docket:
     async def restore(self) -> None:
         """Take up what an earlier process left: everything unresolved, and what was settled lately."""
         now, wall = self.clock.boottime(), self.clock.wall()
+        if await self.journal.mark(BEGUN) is None:
+            await self.journal.mark(BEGUN, wall.timestamp())
         oldest = await self.journal.oldest_owed()
         since = wall if oldest is None else min(wall, datetime.fromtimestamp(oldest, wall.tzinfo))
         for record in await self.journal.restore((since - _REMEMBERED).timestamp()):

@@ -186,6 +186,7 @@ def _unexplained(intent: OrderIntent, fill: Fill, view: View, window: Window, ow
     return (
         (fill.account, fill.instrument) == (intent.account, intent.instrument)
         and (intent.side is None or intent.side is fill.side)
+        and (intent.quantity is None or fill.quantity <= intent.quantity)
         and fill.at >= window.start
         and fill.order_id not in view.orders
         and owner(fill.order_id) is None

@@ -89,7 +89,7 @@ class Ticket:
     """
 
     __slots__ = (
-        *("_absences", "_counted_at", "_ended_at", "_ended_wall", "_looked_at", "_looks", "_watch_until"),
+        *("_absences", "_counted_at", "_ended_at", "_ended_wall", "_looked_at", "_looks", "_unclear", "_watch_until"),
         *("facts", "how", "intent", "next_query_at", "order_id", "reason", "sent_at", "state"),
     )  # fmt: skip
 
@@ -105,6 +105,7 @@ class Ticket:
         self._ended_at: float | None = None
         self._ended_wall: datetime | None = None
         self._absences = self._looks = 0
+        self._unclear = False
         self._counted_at = self._looked_at = self._watch_until = 0.0
 
     @classmethod
@@ -270,11 +271,21 @@ class Ticket:
         spacing = self.facts.absence_spacing_seconds
         if asked_at < self._ended_at or (self._absences and asked_at < self._counted_at + spacing):
             return
+        unclear = finding.what is Found.UNCLEAR
+        if unclear is not self._unclear:
+            self._unclear, self._absences = unclear, 0
         self._absences += 1
         self._counted_at = asked_at
-        proven = self._absences >= self.facts.absences and asked_at >= self.processed_at
-        if not proven or self.state is not State.UNKNOWN:
-            return
+        if self._is_proven and self.state is State.UNKNOWN:
+            self._conclude(finding, how, asked_at)
+
+    @property
+    def _is_proven(self) -> bool:
+        """Enough views in a row said the same, the last one after the longest processing time."""
+        enough = self._absences >= self.facts.absences
+        return enough and self._counted_at >= self.processed_at
+
+    def _conclude(self, finding: Finding, how: How, asked_at: float) -> None:
         if finding.what is Found.UNCLEAR:
             self._move(State.AMBIGUOUS, how, f"{finding.reason}; a person must decide")
         elif finding.what is Found.NEEDLESS:
@@ -303,18 +314,13 @@ class Ticket:
         elif self.state is State.PRESUMED_ABSENT:
             later = now + spacing * 2 ** min(self._looks, 10)
             self.next_query_at = later if later <= self._watch_until else None
-        elif self.state is State.REFUSED or self._searched_enough():
+        elif self.state is State.REFUSED or (self.state.is_accepted and self._is_proven):
             self.next_query_at = None
         else:
             due = now + pause
             if now < self.processed_at:
                 due = max(min(due, self.processed_at), now + spacing)
             self.next_query_at = due
-
-    def _searched_enough(self) -> bool:
-        """The id of an accepted order is not looked for without end."""
-        known = self.state.is_accepted and self._absences >= self.facts.absences
-        return known and self._counted_at >= self.processed_at
 
     def nudge(self, now: float) -> None:
         """Something happened that may concern it: look soon, though not for each event of a burst."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from keepline.brokers.base import Evidence, Source
 from keepline.brokers.orders.book import Look
-from keepline.brokers.orders.docket import Docket
+from keepline.brokers.orders.docket import BEGUN, Docket
 from keepline.brokers.orders.outcome import OrderOutcome
 from keepline.clock import within
 from keepline.errors import ConfigError, KeeplineError
@@ -100,8 +100,8 @@ class Watch:
         docket = self._docket
         facts, wall = docket.broker.facts, self._clock.wall()
         name = f"caught up {account}"
-        mark = await docket.journal.mark(name)
-        since = docket.started_at if mark is None else datetime.fromtimestamp(mark, UTC)
+        mark = await docket.journal.mark(name) or await docket.journal.mark(BEGUN)
+        since = wall if mark is None else datetime.fromtimestamp(mark, UTC)
         margin = timedelta(seconds=facts.clock_skew_seconds + facts.longest_processing_seconds)
         found = await self.look(docket.book.look_since(account, min(since, wall) - margin))
         if not {Source.FILLS, Source.HISTORY} & found.failed.keys():
