@@ -37,6 +37,7 @@ class Side(enum.Enum):
 
     @property
     def opposite(self) -> "Side":
+        """The other way."""
         return Side.SELL if self is Side.BUY else Side.BUY
 
 
