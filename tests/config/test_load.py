@@ -271,9 +271,19 @@ RELAY = MINIMAL + '[relay.main]\ncredential = "schwab"\ntargets = ["/a"]\n'
         ("[limits.x]\nlimit = 1\n", "limits.x.window_seconds", "missing"),
         ("[limits.x]\nlimit = 0\nwindow_seconds = 1\n", "limits.x.limit", "1 or more, got 0"),
         (
-            "[limits.x]\nlimit = 1\nwindow_seconds = 1\nburst = 2\n",
-            "limits.x.burst",
-            "at most the limit of 1",
+            "[limits.x]\nlimit = 1\nwindow_seconds = 1\n",
+            "limits.x.endpoints",
+            "missing; which paths",
+        ),
+        (
+            "[limits.general]\nlimit = 1\nwindow_seconds = 1\nburst = 2\n",
+            "limits.general.burst",
+            "from 1 to 1, not 2",
+        ),
+        (
+            "[limits.general]\nlimit = 1000001\nwindow_seconds = 1\n",
+            "limits.general.limit",
+            "from 1 to 1,000,000",
         ),
         (MINIMAL + "tokn_file = 1\n", "credentials.schwab.tokn_file", "did you mean token_file?"),
         (RELAY + "retry_dely = 1\n", "relay.main.retry_dely", "did you mean retry_delay?"),

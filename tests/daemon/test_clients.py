@@ -8,9 +8,9 @@ import pytest
 from tests.daemon.conftest import Source, aside, token
 
 from keepline import config
-from keepline.brokers.projectx.client import ProjectXClient
-from keepline.brokers.schwab.client import SchwabClient
-from keepline.config import Settings
+from keepline.brokers.projectx.client import PROJECTX_LIMITS, ProjectXClient
+from keepline.brokers.schwab.client import SCHWAB_LIMITS, SchwabClient
+from keepline.config import OWN_LIMITS, Settings
 from keepline.daemon.clients import account_of, broker_client, broker_named, limiter_of
 from keepline.daemon.socket import LocalSocket
 from keepline.errors import ConfigError
@@ -108,6 +108,10 @@ async def test_limits_of_the_configuration_lie_over_the_brokers_own(load: Load) 
     assert set(limits) == {"quotes", "schwab"}
     async with broker_client(settings, "top") as client:
         assert re.search(r"limiter +<?.*history: 50 per 30 s", str(client))
+
+
+def test_the_configuration_knows_the_rules_that_brokers_bring_along() -> None:
+    assert {*PROJECTX_LIMITS, *SCHWAB_LIMITS} == set(OWN_LIMITS)
 
 
 def test_a_broker_is_named_or_the_only_one(load: Load) -> None:

@@ -9,6 +9,7 @@ from keepline.config.load import ENVIRONMENT_PREFIX, find, load, search_path
 from keepline.config.sections import (
     BROKERS,
     ISSUERS,
+    OWN_LIMITS,
     BrokerSettings,
     CredentialSettings,
     LimitSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "BROKERS",
     "ENVIRONMENT_PREFIX",
     "ISSUERS",
+    "OWN_LIMITS",
     "BrokerSettings",
     "CredentialSettings",
     "LimitSettings",

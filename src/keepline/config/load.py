@@ -12,6 +12,7 @@ from keepline.config.reader import ENVIRONMENT_PREFIX, FromEnvironment, Reader, 
 from keepline.config.sections import (
     BROKERS,
     ISSUERS,
+    OWN_LIMITS,
     BrokerSettings,
     CredentialSettings,
     LimitSettings,
@@ -24,6 +25,7 @@ from keepline.config.sections import (
     TelemetrySettings,
 )
 from keepline.errors import ConfigError
+from keepline.resilience.limits import limit_rules
 
 __all__ = ["ENVIRONMENT_PREFIX", "find", "load", "search_path"]
 
@@ -251,6 +253,10 @@ def _base_url(broker: str, credential: CredentialSettings) -> str:
 
 def _check_limits(reader: Reader, limits: Mapping[str, LimitSettings]) -> None:
     for name, rule in limits.items():
-        if rule.burst is not None and rule.burst > rule.limit:
-            message = f"expected at most the limit of {rule.limit}, got {rule.burst}"
-            raise reader.error(message, f"limits.{name}.burst")
+        if not rule.endpoints and name not in OWN_LIMITS:
+            message = f'missing; which paths, for example ["*/Order/*"]? Only {listed(OWN_LIMITS)} have their own'
+            raise reader.error(message, f"limits.{name}.endpoints")
+        try:
+            limit_rules({"limits": {name: rule.as_rule()}})
+        except ConfigError as error:
+            raise reader.error(str(error.args[0]), error.key) from None

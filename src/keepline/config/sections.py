@@ -18,6 +18,7 @@ from keepline.files import read_private
 __all__ = [
     "BROKERS",
     "ISSUERS",
+    "OWN_LIMITS",
     "BrokerSettings",
     "CredentialSettings",
     "LimitSettings",
@@ -266,6 +267,10 @@ class BrokerSettings(Section, frozen=True, kw_only=True):
     account: Text | None = None
     base_url: Text
     journal: Path
+
+
+OWN_LIMITS = ("history", "general", "schwab")
+"""Rules that the brokers bring along, with endpoints of their own: ProjectX two, Schwab one."""
 
 
 class LimitSettings(Section, frozen=True, kw_only=True):
