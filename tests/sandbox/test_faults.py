@@ -153,9 +153,9 @@ def test_work_may_be_done_later_than_an_error_is_answered() -> None:
     assert (page.status, str(page.body)[:6]) == (200, "<html>")
     cut = late(answer="cut", after=3)
     assert (cut.later, cut.lose, cut.reply) == (3.0, True, None)
-    number = late("projectx", error_code=7).reply
+    number = late("projectx", error_code=7, description="it timed out").reply
     assert number is not None
-    assert number.body == {"success": False, "errorCode": 7, "errorMessage": None}
+    assert number.body == {"success": False, "errorCode": 7, "errorMessage": "it timed out"}
     assert late(error_code=7).reply == late().reply  # Schwab has no numbers
 
 

@@ -144,8 +144,8 @@ def _reply(fault: Fault, route: str, broker: str) -> Reply:
     if fault.name == "html" or said.get("answer") == "html":
         return Reply(status, _HTML)
     if said.get("error_code") is not None and broker == "projectx":
-        return Reply(200, _envelope(said["error_code"], None))
-    return Reply(status, {"message": "a fault of the sandbox"})
+        return Reply(200, _envelope(said["error_code"], said["description"]))
+    return Reply(status, {"message": said.get("description", "a fault of the sandbox")})
 
 
 def _refusal(said: Mapping[str, object], route: str, broker: str) -> Reply:
