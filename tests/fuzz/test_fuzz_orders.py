@@ -5,6 +5,7 @@ random steps, restarts from what was on the disk. KEEPLINE_FUZZ_SEEDS says how m
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -19,9 +20,10 @@ from tests.brokers.orders.venue import (
     Disk,
     MemoryJournal,
     Venue,
+    order_intent,
 )
 
-from keepline.brokers.base import BrokerFacts, OrderIntent
+from keepline.brokers.base import BrokerFacts, IntentKind, OrderIntent
 from keepline.brokers.orders import OrderGateway, OrderOutcome, OutcomeState
 from keepline.model import Fill, Order, OrderType, Side
 from keepline.testing import ManualClock
@@ -49,6 +51,10 @@ class Life:
         self.dead = False
         self.heard: Counter[str] = Counter()
         self.wanted = [self._wish(number) for number in range(self.chance.randrange(1, 5))]
+        self.withdrawn = {
+            wish.id for wish in self.wanted if wish.limit_price and self.chance.random() < 0.4
+        }
+        self.closes = self.chance.random() < 0.4
 
     def _wish(self, number: int) -> OrderIntent:
         market = self.chance.random() < 0.6
@@ -88,24 +94,26 @@ class Life:
 
     async def _bury(self, before: set["asyncio.Task[object]"]) -> None:
         self.venue.listeners.clear()
+        self.journal.open = False
         own = {t for t in asyncio.all_tasks() - before if t.get_name() != "venue"}
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
 
     async def _client(self) -> None:
-        journal = MemoryJournal(self.disk, self.pause)
+        journal = self.journal = MemoryJournal(self.disk, self.pause)
         broker = ChaoticBroker(self.venue, self.facts, self.chance, self.pause)
         gateway = OrderGateway(broker, journal, clock=self.clock)
         await gateway.start()
         gateway.subscribe_fills(lambda fill: self.heard.update([fill.id]))
 
         def hear(event: Order | Fill) -> None:
-            if not self.dead:
+            if not self.dead and journal.open:
                 gateway.observe(event)
 
         broker.stream(hear)
-        await asyncio.gather(*(self._want(gateway, wish) for wish in self.wanted))
+        wishes = [self._want(gateway, wish) for wish in self.wanted]
+        await asyncio.gather(*wishes, self._in_and_out(gateway))
         await self._everything_caught_up(gateway)
         await gateway.stop()
 
@@ -116,9 +124,47 @@ class Life:
         while True:
             attempt += 1
             outcome = await self._place(gateway, wish, f"{wish.id}.{attempt}")
+            if outcome.accepted and wish.id in self.withdrawn:
+                return await self._withdraw(gateway, outcome.intent_id)
             if outcome.accepted:
-                return
+                return None
             assert outcome.state in (OutcomeState.REFUSED, OutcomeState.PRESUMED_ABSENT), outcome
+
+    async def _withdraw(self, gateway: OrderGateway, placed: str) -> None:
+        """Cancel it, until it is cancelled."""
+        for attempt in itertools.count(1):
+            cancel = OrderIntent(
+                id=f"{placed}.c{attempt}",
+                kind=IntentKind.CANCEL,
+                account="A",
+                depends_on=(placed,),
+                deadline_seconds=self.chance.choice((0.1, 60.0)),
+            )
+            outcome = await (await gateway.cancel(cancel)).final()
+            if outcome.accepted or "cancelled" in outcome.reason:
+                return
+
+    async def _in_and_out(self, gateway: OrderGateway) -> None:
+        """Into a position of another instrument, and out of it by closing it."""
+        if not self.closes:
+            return
+        entry = order_intent("in", 64, instrument="ES")
+        for attempt in itertools.count(1):
+            entered = await self._place(gateway, entry, f"in.{attempt}")
+            if entered.accepted:
+                break
+        for attempt in itertools.count(1):
+            out = OrderIntent(
+                id=f"out.{attempt}",
+                kind=IntentKind.CLOSE,
+                account="A",
+                instrument="ES",
+                depends_on=(entered.intent_id,),
+                deadline_seconds=self.chance.choice((0.1, 60.0)),
+            )
+            outcome = await (await gateway.close(out)).final()
+            if outcome.accepted or "no such position" in outcome.reason:
+                return
 
     async def _place(self, gateway: OrderGateway, wish: OrderIntent, name: str) -> OrderOutcome:
         intent = OrderIntent(
@@ -152,10 +198,13 @@ class Life:
     # --- the verdict ---
 
     def judge(self) -> None:
-        wanted = sum((w.side.sign * w.quantity for w in self.wanted if w.side), Decimal(0))
+        stays = [wish for wish in self.wanted if wish.id not in self.withdrawn]
+        wanted = sum((w.side.sign * w.quantity for w in stays if w.side), Decimal(0))
         assert self.venue.position() == wanted, "final position equals intent"
+        assert self.venue.position(instrument="ES") == 0, "what was closed is flat"
         made = Counter((o.side, o.quantity) for o in self.venue.orders.values())
         asked = Counter((w.side, w.quantity) for w in self.wanted)
+        asked.update([(Side.BUY, Decimal(64)), (Side.SELL, Decimal(64))] * self.closes)
         assert made == asked, "no order is doubled, none is missing"
         known = {fill.id for fill in self.disk.fills.values()}
         assert known == {fill.id for fill in self.venue.fills}, "no fill is lost"

@@ -4,6 +4,7 @@ What the venue did is the truth that tests compare with: `venue.orders`, `venue.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,12 +94,23 @@ class Venue:
         self._tell(fill)
 
     def end(self, number: str, status: OrderStatus = OrderStatus.CANCELLED) -> None:
+        """The order works no more; one that has ended already refuses."""
+        if self.orders[number].status.is_final:
+            raise PermanentError(f"order {number} is {self.orders[number].status.value}")
         self.orders[number] = structs.replace(self.orders[number], status=status)
         self._tell(self.orders[number])
 
     def change(self, number: str, **values: object) -> None:
         self.orders[number] = structs.replace(self.orders[number], **values)
         self._tell(self.orders[number])
+
+    def flatten(self, intent: OrderIntent) -> str:
+        """Close a position with a market order that carries no tag."""
+        held = self.position(intent.account, intent.instrument)
+        if not held:
+            raise PermanentError("no such position")
+        side = Side.SELL if held > 0 else Side.BUY
+        return self.take(structs.replace(intent, side=side, quantity=abs(held))).id
 
     def position(self, account: str = "A", instrument: str = "MNQ") -> Decimal:
         own = [f for f in self.fills if (f.account, f.instrument) == (account, instrument)]
@@ -162,7 +174,7 @@ class PlainBroker:
         return await self._answer(intent, lambda: self.venue.end(intent.target_order_id))
 
     async def close(self, intent: OrderIntent) -> Ack:
-        return await self._answer(intent, lambda: self.venue.take(intent).id)
+        return await self._answer(intent, lambda: self.venue.flatten(intent))
 
     async def partial_close(self, intent: OrderIntent) -> Ack:
         return await self._answer(intent, lambda: self.venue.take(intent).id)
@@ -295,6 +307,15 @@ FATES = (
 )
 
 
+def answer_into(arrived: "asyncio.Future[str | None]", do: Callable[[], str | None]) -> None:
+    """Do what was asked when it arrives; a refusal travels back as well."""
+    try:
+        arrived.set_result(do())
+    except PermanentError as error:
+        arrived.set_exception(error)
+        arrived.exception()  # the client may be dead by now
+
+
 class ChaoticBroker(PlainBroker):
     """A broker whose answers, sources and events get lost, late, doubled and out of order, as its seed decides.
 
@@ -338,7 +359,7 @@ class ChaoticBroker(PlainBroker):
         longest = {"hangs": self.facts.longest_processing_seconds, "slow": 3}.get(fate, 0.2)
         # from here on the request is the network's: it arrives, whatever becomes of the client
         arrived: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._later(self.chance.uniform(0, longest), lambda: arrived.set_result(do()))
+        self._later(self.chance.uniform(0, longest), lambda: answer_into(arrived, do))
         number = await asyncio.shield(arrived)
         self.pause("after the request")
         await self._nap(10_000 if fate == "hangs" else 0.2)
@@ -374,7 +395,8 @@ class ChaoticBroker(PlainBroker):
     def _later(self, seconds: float, do: Callable[[], object]) -> None:
         async def work() -> None:
             await self.clock.sleep(seconds)
-            do()
+            with contextlib.suppress(PermanentError):
+                do()
 
         task = asyncio.create_task(work(), name="venue")
         self.behind_the_scenes.add(task)

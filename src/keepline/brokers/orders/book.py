@@ -21,6 +21,8 @@ from keepline.brokers.orders.matching import (
     Finding,
     Found,
     View,
+    candidates,
+    could_be,
     examine,
     partial_view,
     shape,
@@ -73,6 +75,7 @@ class Book:
         self._settled: dict[str, None] = {}  # in the order in which they were settled
         self._unsettled: dict[str, Ticket] = {}
         self._owners: dict[str, str] = {}
+        self._done: dict[tuple[str, ...], Ticket] = {}  # what was cancelled or closed, and by whom
         self._searching: dict[str, Ticket] = {}
         self._lanes: dict[tuple[str, ...], dict[str, Ticket]] = {}
 
@@ -123,6 +126,8 @@ class Book:
         self._tickets.setdefault(name, ticket)
         if ticket.order_id is not None and ticket.owns_order:
             self._owners.setdefault(ticket.order_id, name)
+        if ticket.state.is_accepted and (effect := _effect(ticket.intent)) is not None:
+            self._done[effect] = ticket
         # a refusal is overtaken by a tag alone, and tags are found without searching
         if ticket.is_open and ticket.state is not State.REFUSED:
             self._searching[name] = ticket
@@ -159,6 +164,9 @@ class Book:
             ticket = self._tickets.pop(name)
             if ticket.order_id is not None and self._owners.get(ticket.order_id) == name:
                 del self._owners[ticket.order_id]
+            effect = _effect(ticket.intent)
+            if effect is not None and self._done.get(effect) is ticket:
+                del self._done[effect]
             gone.append(name)
         return gone
 
@@ -321,19 +329,36 @@ class Book:
         intent = ticket.intent
         if intent.kind in _BY_TARGET and not intent.target_order_id:
             return Finding(Found.WAIT, "its order is not known yet")
+        if self._has_successor(ticket):
+            return Finding(Found.WAIT, "another intent has done it")
         if ticket.has_tag or intent.kind in _BY_TARGET:
             return examine(intent, view, self._facts, ticket.window, self.owner)
-        alike = [other for other in after if shape(other.intent) == shape(intent)]
-        rivals = [other.window for other in alike]
-        finding = examine(intent, view, self._facts, ticket.window, self.owner, rivals=rivals)
-        if finding.what not in (Found.YES, Found.ASK):
-            return finding
-        # one that comes before it, or will soon know its order, has the first choice
-        surer = [other for other in before if shape(other.intent) == shape(intent)]
-        unheard = [o for o in surer if o.is_open and o.intent.id not in covers]
-        if unheard or any(other.in_flight for other in alike):
-            return Finding(Found.WAIT, "an order fits, and another intent like it comes first")
-        return finding
+        fitting = candidates(intent, view, self._facts, ticket.window, self.owner)
+        after = [other for other in after if _could_own(other, fitting)]
+        unheard = [
+            other
+            for other in before
+            if other.is_open and other.intent.id not in covers and _could_own(other, fitting)
+        ]
+        if unheard or any(other.in_flight for other in after):
+            # one that comes before it, or will soon know its order, has the first choice
+            return Finding(Found.WAIT, "an order fits, and another intent may own it")
+        alike = sum(shape(other.intent) == shape(intent) for other in after)
+        return examine(intent, view, self._facts, ticket.window, self.owner, rivals=alike)
+
+    def _has_successor(self, ticket: Ticket) -> bool:
+        """Whether a cancel or close that was presumed absent was asked for again: what is done is not its doing."""
+        if ticket.state is not State.PRESUMED_ABSENT or (effect := _effect(ticket.intent)) is None:
+            return False
+        assert ticket.sent_at is not None
+        others = [*self._searching.values(), self._done.get(effect, ticket)]
+        return any(
+            _effect(other.intent) == effect
+            and other.state is not State.PRESUMED_ABSENT
+            and other.sent_at is not None
+            and other.sent_at >= ticket.sent_at
+            for other in others
+        )
 
     def _nudge(self, event: Order | Fill, order_id: str, now: float) -> None:
         for ticket in self._searching.values():
@@ -353,6 +378,25 @@ def _lane(intent: OrderIntent) -> tuple[str, ...] | None:
     return None
 
 
-def _surest_first(ticket: Ticket) -> tuple[bool, int, datetime, str]:
+def _effect(intent: OrderIntent) -> tuple[str, ...] | None:
+    """What two intents have in common whose doing leaves no mark of its own."""
+    if intent.kind is IntentKind.CANCEL:
+        return ("cancel", intent.account, intent.target_order_id)
+    if intent.kind in _OF_POSITION:
+        return ("close", intent.account, intent.instrument)
+    return None
+
+
+def _could_own(ticket: Ticket, orders: list[Order]) -> bool:
+    if ticket.has_tag or ticket.intent.kind in _BY_TARGET:
+        return False
+    return any(could_be(ticket.intent, ticket.window, order) for order in orders)
+
+
+def _surest_first(ticket: Ticket) -> tuple[bool, int, bool, datetime, str]:
     assert ticket.sent_at is not None
-    return ticket.in_flight, _RANK.get(ticket.state, 1), ticket.sent_at, ticket.intent.id
+    vague = (
+        ticket.intent.kind in _OF_POSITION
+    )  # it may fit an order that says more about another intent
+    rank = _RANK.get(ticket.state, 1)
+    return ticket.in_flight, rank, vague, ticket.sent_at, ticket.intent.id

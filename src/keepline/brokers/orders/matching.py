@@ -5,7 +5,7 @@ another intent is never taken; among more orders than intents that could own the
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -13,7 +13,18 @@ from typing import NamedTuple
 from keepline.brokers.base import BrokerFacts, Evidence, IntentKind, OrderIntent, Source
 from keepline.model import Fill, Order, OrderStatus, OrderType, Position
 
-__all__ = ["Finding", "Found", "View", "Window", "examine", "partial_view", "shape", "whole_view"]
+__all__ = [
+    "Finding",
+    "Found",
+    "View",
+    "Window",
+    "candidates",
+    "could_be",
+    "examine",
+    "partial_view",
+    "shape",
+    "whole_view",
+]
 
 _ORDERS = frozenset({Source.OPEN_ORDERS, Source.HISTORY})
 _FLAT = Decimal(0)
@@ -83,6 +94,25 @@ def shape(intent: OrderIntent) -> tuple[object, ...]:
     return (*own, intent.type, intent.limit_price, intent.stop_price, intent.target_order_id)
 
 
+def candidates(
+    intent: OrderIntent, view: View, facts: BrokerFacts, window: Window, owner: Owner
+) -> list[Order]:
+    """Orders of a view that could be an intent's by their looks, the earliest first."""
+    fitting = [
+        order
+        for order in view.orders.values()
+        if not (facts.tag_echoed and order.tag)
+        and owner(order.id) in (None, intent.id)
+        and could_be(intent, window, order)
+    ]
+    return sorted(fitting, key=lambda order: (order.entered_at, order.id))
+
+
+def could_be(intent: OrderIntent, window: Window, order: Order) -> bool:
+    """Whether an order looks like an intent's and was taken in at the time."""
+    return order.entered_at in window and _looks_like(intent, order)
+
+
 def examine(
     intent: OrderIntent,
     view: View,
@@ -90,7 +120,7 @@ def examine(
     window: Window,
     owner: Owner,
     *,
-    rivals: Sequence[Window] = (),
+    rivals: int = 0,
 ) -> Finding:
     """What a view says about an intent.
 
@@ -100,7 +130,7 @@ def examine(
         facts: of the broker.
         window: when the order must have been taken in.
         owner: who owns an order already.
-        rivals: the windows of other intents of the same shape whose order is not known either.
+        rivals: how many other intents of the same shape could own what fits, and do not know their order either.
     """
     if intent.kind is IntentKind.CANCEL:
         return _cancelled(intent, view)
@@ -128,29 +158,14 @@ def _tagged(intent: OrderIntent, view: View, window: Window, owner: Owner) -> Fi
 
 
 def _by_looks(
-    intent: OrderIntent,
-    view: View,
-    facts: BrokerFacts,
-    window: Window,
-    owner: Owner,
-    rivals: Sequence[Window],
+    intent: OrderIntent, view: View, facts: BrokerFacts, window: Window, owner: Owner, rivals: int
 ) -> Finding:
-    ours = [
-        order
-        for order in view.orders.values()
-        if order.entered_at in window
-        and not (facts.tag_echoed and order.tag)
-        and owner(order.id) in (None, intent.id)
-        and _looks_like(intent, order)
-    ]
+    ours = candidates(intent, view, facts, window, owner)
     if not ours:
         return _nothing(intent, view, window, owner)
     if view.failed & _ORDERS:
         return Finding(Found.WAIT, "an order fits, but not every source could be read")
-    owners = 1 + sum(any(order.entered_at in other for order in ours) for other in rivals)
-    if len(ours) > owners:
-        return _ask(ours)
-    return _standing(min(ours, key=lambda order: (order.entered_at, order.id)))
+    return _ask(ours) if len(ours) > 1 + rivals else _standing(ours[0])
 
 
 def _looks_like(intent: OrderIntent, order: Order) -> bool:

@@ -174,7 +174,7 @@ class Ticket:
             self._move(State.UNKNOWN, How.NONE, "the program ended before an answer was noted")
         if self.state is State.PRESUMED_ABSENT:
             self._watch_until = now + LATE_WATCH_SECONDS
-        if not self.state.is_accepted and self.is_open:
+        if self.is_open:
             self.next_query_at = now
 
     def _end_call(self, now: float, wall: datetime) -> None:
