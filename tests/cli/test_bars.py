@@ -139,6 +139,8 @@ async def test_a_span_without_bars_is_a_file_without_rows(keepline: Run, tmp_pat
     code, told, _ = await keepline("bars", "MES", *span, "--out", out)
     assert (code, told) == (0, f"0 bars from - to - in {out}\n")
     assert out.read_text() == ",".join(COLUMNS) + "\n"
+    code, told, _ = await keepline("bars", "MES", *span)
+    assert (code, told) == (0, ",".join(COLUMNS) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ async def test_a_span_without_bars_is_a_file_without_rows(keepline: Run, tmp_pat
         (("M",), 2, "CON.F.US.MES.Z26 (MESZ6)"),
         (("MES", "--out", "bars.xlsx"), 2, "ends in .csv or .parquet, not '.xlsx'"),
         (
-            ("MES", "--out", "/nonexistent/bars.csv"),
+            ("MES", "--out", "no-such-directory/bars.csv"),
             2,
             "cannot be written: No such file or directory",
         ),

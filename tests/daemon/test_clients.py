@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.brokers.loopback import Reply, loopback, tokens
 from tests.daemon.conftest import Source, aside, token
 
 from keepline import config
@@ -92,6 +93,19 @@ async def test_an_account_is_named_by_the_settings(load: Load) -> None:
     async with broker_client(settings, "top") as client:
         with pytest.raises(ConfigError, match="no account '1002'"):
             await account_of(client, settings.brokers["top"])
+
+
+async def test_several_accounts_at_schwab_ask_for_a_name(load: Load) -> None:
+    settings = load()
+    rows = [{"accountNumber": f"{n}00", "hashValue": "H"} for n in (1, 2)]
+    async with loopback() as venue:
+        venue.on("/trader/v1/accounts/accountNumbers", Reply(rows), Reply([]))
+        async with SchwabClient(tokens, base_url=venue.url) as client:
+            for there in ("…100, …200", "none"):
+                with pytest.raises(
+                    ConfigError, match=f"which account\\? the token reaches {there}"
+                ):
+                    await account_of(client, settings.brokers["schwab"])
 
 
 async def test_limits_of_the_configuration_lie_over_the_brokers_own(load: Load) -> None:

@@ -164,7 +164,7 @@ async def test_orders_of_a_short_span_take_one_call_in_utc(
     assert found.order_id == 1001
     assert venue.last().query == {
         "fromEnteredTime": "2026-01-05T12:00:00.250Z", "toEnteredTime": "2026-01-05T13:00:00.250Z",
-        "maxResults": "1000", "status": "WORKING",
+        "maxResults": "500", "status": "WORKING",
     }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ async def test_orders_of_three_years_take_a_call_for_each_and_come_once(
 
 
 async def test_a_full_page_is_asked_again_in_halves(venue: Venue, client: SchwabClient) -> None:
-    """Of 2,500 orders in an hour no page shows more than a thousand."""
+    """Of 2,500 orders in an hour no page shows more than five hundred."""
     entered = [START + n * (HOUR / 2500) for n in range(2500)]
 
     def page(seen: Seen) -> Reply:
@@ -202,10 +202,10 @@ async def test_a_full_page_is_asked_again_in_halves(venue: Venue, client: Schwab
 async def test_a_full_page_of_one_second_is_taken_as_it_is(
     venue: Venue, client: SchwabClient
 ) -> None:
-    rows = [ORDER | {"orderId": n + 1} for n in range(1000)]
+    rows = [ORDER | {"orderId": n + 1} for n in range(500)]
     venue.on(ORDERS, Reply(rows))
     found = await client.orders(NUMBER, START, START + timedelta(seconds=1))
-    assert len(found) == 1000
+    assert len(found) == 500
 
 
 async def test_orders_of_all_accounts_reach_back_sixty_days_in_one_call(
