@@ -119,7 +119,9 @@ async def test_after_a_kill_at_any_step_there_is_one_order(
             said, end = await mortals.end()
             if end == 0:
                 assert (said["state"], bot.held, len(bot.orders)) == ("accepted", SIZE, 1)
-                assert kill_at == len(said["steps"])
+                assert kill_at >= len(
+                    said["steps"]
+                )  # how many there are depends on what shares a commit
                 break
             assert end == -signal.SIGKILL, said
             had_arrived = bool(bot.orders)
