@@ -210,7 +210,7 @@ class Docket:
             changed_at=self.clock.wall(),
         )
 
-    async def save(self, entry: Entry) -> bool:
+    async def save(self, entry: Entry) -> None:
         """Write where an entry stands; a failure is logged, kept in mind and not raised."""
         name = entry.body.id
         try:
@@ -219,9 +219,8 @@ class Docket:
             self.unsaved[name] = entry
             self.stir.set()
             event(log, logging.ERROR, "Order journal failed", intent=name, error=str(error))
-            return False
-        self.unsaved.pop(name, None)
-        return True
+        else:
+            self.unsaved.pop(name, None)
 
     # --- fills ---
 

@@ -169,7 +169,7 @@ class OrderGateway:
         for ticket in docket.book.witness(seen, self._clock.boottime()):
             if (entry := docket.get(ticket.intent.id)) is not None:
                 docket.changed(entry)
-                docket.spawn(self._save(entry))
+                docket.spawn(docket.save(entry))
         if isinstance(seen, Fill):
             docket.spawn(self._take(seen))
         docket.stir.set()
@@ -281,9 +281,6 @@ class OrderGateway:
             if entry.failure is not None:
                 raise entry.failure
             await entry.change()
-
-    async def _save(self, entry: Entry) -> None:
-        await self._docket.save(entry)
 
     async def _take(self, fill: Fill) -> None:
         await self._docket.take_fills([fill])

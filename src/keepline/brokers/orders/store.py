@@ -134,11 +134,11 @@ class JournalFile:
             with explained(self.path):
                 yield
         except StorageError as error:
-            self.roll_back()
             cause = error.__cause__
-            code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-            if isinstance(cause, sqlite3.Error) and code not in _HARMLESS:
-                self._broken = error  # after a failed sync nobody knows what the disk has
+            if isinstance(cause, sqlite3.Error):  # a damaged entry is its reader's trouble alone
+                self.roll_back()
+                if getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _HARMLESS:
+                    self._broken = error  # after a failed sync nobody knows what the disk has
             raise
 
     # --- within a transaction ---

@@ -85,12 +85,13 @@ class Watch:
         changed = [e for ticket in tickets if (e := docket.get(ticket.intent.id)) is not None]
         for entry in changed:
             docket.changed(entry)
+            docket.spawn(
+                docket.save(entry)
+            )  # also when the gateway is stopped by whoever was told just now
         for name in look.covers:
             if (waiting := docket.get(name)) is not None:
                 waiting.wake()  # who waits for an order id learns that it is not to be had
         new = await self._note(evidence)
-        for entry in changed:
-            await docket.save(entry)
         LOOKS.inc(docket.broker.name, "partial" if evidence.failed else "whole")
         outcomes = tuple(docket.outcome(entry) for entry in changed)
         return CaughtUp(outcomes, tuple(new), evidence.positions, dict(evidence.failed))
