@@ -51,6 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 DECIDERS = {
     "brokers/checks.py",
     "brokers/messages.py",
+    "brokers/orders/book.py",
+    "brokers/orders/matching.py",
+    "brokers/orders/records.py",
+    "brokers/orders/resolution.py",
     "brokers/windows.py",
     "brokers/projectx/bars.py",
     "brokers/projectx/messages.py",
@@ -90,6 +94,7 @@ DECIDERS = {
 }
 # What a decider may take from the house beside other deciders: values and pure functions.
 PURE = {
+    "keepline.brokers.base",
     "keepline.errors",
     "keepline.model",
     "keepline.credentials.token",

@@ -140,8 +140,8 @@ async def test_a_running_program_takes_a_decision_up(keepline: Keepline, journal
         assert (code, f"process {os.getpid()} takes it up" in said) == (0, True)
         final = await outcome.final()
         assert (final.state, final.how) == (OutcomeState.PRESUMED_ABSENT, "person")
-        code, told, _ = await asyncio.to_thread(keepline, "orders", "list", "top", "--json")
-        assert (code, json.loads(told)) == (0, [])
+    code, told, _ = await asyncio.to_thread(keepline, "orders", "list", "top", "--json")
+    assert (code, json.loads(told)) == (0, [])
 
 
 @pytest.mark.parametrize(
