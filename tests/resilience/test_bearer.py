@@ -55,7 +55,7 @@ async def test_a_newer_token_is_waited_for_by_generation() -> None:
     manager = Manager()
     bearer = Bearer(manager, {})
     bearer.headers(await manager.get())
-    waiting = asyncio.ensure_future(bearer.newer(ManualClock(), 5))
+    waiting = asyncio.ensure_future(bearer.newer(ManualClock(), 5, manager.token))
     await manager.refused.wait()
     assert manager.asked == [None, 1]
     manager.token = Token("second-secret", 2)
@@ -67,7 +67,7 @@ async def test_the_wait_for_a_newer_token_ends_at_the_deadline() -> None:
     manager, clock = Manager(), ManualClock()
     bearer = Bearer(manager, {})
     bearer.headers(manager.token)
-    waiting = asyncio.ensure_future(bearer.newer(clock, 5))
+    waiting = asyncio.ensure_future(bearer.newer(clock, 5, manager.token))
     await clock.run_until(waiting.done)
     with pytest.raises(TimeoutError):
         await waiting
@@ -83,14 +83,14 @@ async def test_a_source_of_texts_is_asked_once_more(kind: str) -> None:
     bearer = Bearer(source, {})
     assert bearer.fetch is not None
     assert bearer.headers(await bearer.fetch())["Authorization"] == "Bearer first-secret"
-    assert not await bearer.newer(ManualClock(), 5)
+    assert not await bearer.newer(ManualClock(), 5, "first-secret")
     holder.text = "second-secret"
-    assert await bearer.newer(ManualClock(), 5)
+    assert await bearer.newer(ManualClock(), 5, "first-secret")
 
 
 async def test_without_a_source_or_a_token_sent_nothing_is_newer() -> None:
-    assert not await Bearer(None, {}).newer(ManualClock(), 5)
-    assert not await Bearer(TextOnly(), {}).newer(ManualClock(), 5)
+    assert not await Bearer(None, {}).newer(ManualClock(), 5, "sent")
+    assert not await Bearer(TextOnly(), {}).newer(ManualClock(), 5, None)
 
 
 def test_an_empty_token_is_not_sent() -> None:
@@ -103,6 +103,26 @@ def test_a_token_that_an_answer_quotes_is_hidden() -> None:
     assert bearer.hide("x first-secret") == "x first-secret"
     bearer.headers("first-secret")
     assert bearer.hide("x first-secret y") == "x [redacted] y"
+    assert bearer.hide("x other-secret first-secret", "other-secret") == "x [redacted] [redacted]"
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("your token first-sec…", "your token [redacted]…"),
+        ("first-se", "[redacted]"),
+        ("first-secret first-secure", "[redacted] [redacted]ure"),
+        ("first", "first"),
+    ],
+)
+def test_the_beginning_of_a_token_where_a_quote_was_cut_off_is_hidden_too(
+    text: str, seen: str
+) -> None:
+    assert Bearer(None, {}).hide(text, "first-secret") == seen
+
+
+def test_a_token_that_is_part_of_its_own_substitute_ends_the_hiding() -> None:
+    assert Bearer(None, {}).hide("a redacted b", "redacted") == "a [redacted] b"
 
 
 def test_a_source_of_no_kind_is_refused() -> None:

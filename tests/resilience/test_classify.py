@@ -35,12 +35,12 @@ from keepline.resilience.classify import (
     checked_status,
     error_of,
     failure_of_answer,
-    failure_of_exception,
     is_transient,
     parse_retry_after,
     proves_no_effect,
     unreadable,
 )
+from keepline.resilience.raised import failure_of_exception
 from keepline.resilience.wording import clean
 
 WALL = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)

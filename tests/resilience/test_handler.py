@@ -80,6 +80,7 @@ def test_a_status_as_text_is_a_clear_error(handler: ErrorHandler, status: object
         ("POST /api/Order/search", False), ("POST /api/Order/searchOpen", False), ("POST /x/previewOrder", False),
         ("/api/Order/place", True), ("/api/Position/closeContract", True), ("/accounts/1/orders?x=/search", True),
         ("/quotes", False), ("", False), ("POST /api/Contract/available", False),
+        ("DELETE /api/History/1", True), ("PUT /x/search", True), ("/api/Order/search", False),
     ],
 )  # fmt: skip
 def test_in_doubt_an_endpoint_changes_something(endpoint: str, mutation: bool) -> None:

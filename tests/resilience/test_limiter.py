@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import json
+import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,9 @@ from hypothesis import strategies as st
 from keepline.clock import SystemClock
 from keepline.errors import ConfigError, RateLimited
 from keepline.resilience.limiter import LONGEST_PAUSE, RateLimiter
+from keepline.resilience.limits import LimitRule
+from keepline.resilience.turnstile import Lane
+from keepline.resilience.waiting import Line
 from keepline.telemetry import REGISTRY
 from keepline.testing import ManualClock
 
@@ -347,6 +352,52 @@ async def test_a_newcomer_does_not_queue_behind_those_whose_deadline_passed_whil
         await late
 
 
+async def test_a_grant_that_was_given_back_serves_who_waits() -> None:
+    of, done = limiter(1, 10), []
+    granted = await of.acquire(ORDERS)
+    waiting = await queue(of, done, "next")
+    of.give_back(ORDERS, granted)
+    await waiting
+    assert (done, of.get_stats()["given_back"], used(of)) == (["next"], 1, 1)
+    of.give_back(ORDERS, 99.0)
+    assert used(of) == 1
+    with pytest.raises(ConfigError, match=r"^\[weight\]: "):
+        of.give_back(ORDERS, granted, weight=2)
+
+
+async def test_every_way_to_a_grant_tells_its_instant() -> None:
+    clock = ManualClock()
+    of = limiter(1, 10, clock=clock)
+    clock.advance(3)
+    assert await of.acquire(ORDERS) == 3
+    waiting = asyncio.create_task(of.acquire(ORDERS))
+    await clock.run_until(waiting.done)
+    assert (await waiting, clock.boottime()) == (13, 13)
+    of.reset()
+    assert of.acquire_sync(ORDERS) == 13
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_the_child_of_a_fork_inherits_neither_a_held_lock_nor_those_who_wait() -> None:
+    line = Line(LimitRule("all", 1, 10.0, 1), ManualClock(), None)
+    assert line.turnstile.take(0)
+
+    async def wait_and_fork() -> int:
+        waiting = asyncio.create_task(line.wait(1, Lane.QUERY, None))
+        await let_run()
+        with line.lock, warnings.catch_warnings():  # as if another thread were inside
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if (child := os.fork()) == 0:
+                fresh = not line.lock.locked() and line.turnstile.waiting == 0
+                os._exit(0 if fresh and line.turnstile.take(10) else 1)
+        _, status = os.waitpid(child, 0)
+        assert line.turnstile.waiting == 1
+        waiting.cancel()
+        return os.waitstatus_to_exitcode(status)
+
+    assert asyncio.run(wait_and_fork()) == 0
+
+
 def test_an_interrupted_thread_takes_nothing() -> None:
     class Interrupted(ManualClock):
         def pause(self, seconds: float) -> None:
@@ -475,7 +526,7 @@ async def test_bad_arguments_are_said_at_once_even_while_the_budget_is_free() ->
             ConfigError, match=r"^\[priority\]: is one of cancel, order, query, normal, history"
         ):
             await of.acquire(ORDERS, priority=bad)  # type: ignore[arg-type]
-    for bad in (0, 3, 1.5):
+    for bad in (0, 3, 1.5, 1.0, True, 10**30):
         with pytest.raises(ConfigError, match=r"^\[weight\]: "):
             await of.acquire(ORDERS, weight=bad)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=r"^\[weight\]: "):

@@ -193,6 +193,52 @@ def test_a_grant_that_has_left_the_window_gives_nothing_back() -> None:
     assert not gate.take(11)
 
 
+def test_a_grant_from_before_a_new_beginning_gives_nothing_back() -> None:
+    gate = turnstile(limit=100, window=100, burst=2)
+    unused = join(gate, 0, weight=2)
+    gate.reset()
+    assert gate.take(0.5, 2)
+    gate.leave(unused, 0.6)
+    assert not gate.take(0.6)
+    assert (gate.granted, gate.given_back) == (1, 0)
+
+
+def test_a_grant_without_a_ticket_is_given_back_by_its_instant() -> None:
+    gate = turnstile(limit=100, window=100, burst=3)
+    assert gate.take(0, 3)
+    gate.give_back(0, 0, 3)
+    assert gate.take(0, 3)
+    gate.give_back(2, 0, 2)  # two seconds refilled two units, which are there anyway
+    assert gate.take(2, 2)
+    assert not gate.take(2)
+    assert gate.grants() == [0, 2, 2]
+    gate.give_back(2, 1, 1)
+    assert gate.grants() == [0, 2, 2]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.integers(1, 3), st.booleans()), max_size=40),
+    st.integers(3, 5),
+)
+def test_given_back_grants_never_overspend_a_window(
+    calls: list[tuple[float, int, bool]], burst: int
+) -> None:
+    gate, now = turnstile(limit=5, window=10, burst=burst), 0.0
+    sent: list[float] = []
+    unused: list[tuple[float, int]] = []
+    for gap, weight, is_sent in calls:
+        now += gap
+        if unused:
+            gate.give_back(now, *unused.pop())
+        if gate.take(now, weight):
+            if is_sent:
+                sent += [now] * weight
+            else:
+                unused.append((now, weight))
+    for at in sent:
+        assert sum(1 for other in sent if at <= other < at + 10) <= 5
+
+
 def test_what_the_bucket_refilled_meanwhile_is_not_given_back_twice() -> None:
     gate = turnstile(limit=100, window=100, burst=2)
     unused = join(gate, 0, weight=2)

@@ -1,6 +1,7 @@
 """Every layer of a call, with time moved by hand and the other side scripted."""
 
 import asyncio
+import gc
 import json
 import logging
 import math
@@ -415,7 +416,77 @@ async def test_a_turn_that_comes_after_the_deadline_is_not_used() -> None:
     assert bench.venue.requests == []
 
 
+class LateClock(ManualClock):
+    """A clock whose sleeps end late, as those of a busy loop do."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        self.advance(3)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_a_wait_that_ends_late_leaves_the_servers_word_standing(limited: bool) -> None:
+    clock = LateClock()
+    venue = Venue(clock)
+    venue.script = [answer(503)]
+    of = limiter(clock) if limited else None
+    get = Pipeline(venue, URL, broker="late", limiter=of, clock=clock).operation("q", "GET", "/a")
+    call = asyncio.ensure_future(get(deadline_seconds=2))
+    await clock.run_until(call.done)
+    with pytest.raises(
+        TransientError, match=r"503 .*\(the deadline passed before the next attempt"
+    ):
+        await call
+    assert len(venue.requests) == 1
+    assert of is None or of.get_stats()["granted"] == 1
+
+
 # ------------------------------------------------------------------------------------------------- the limiter
+
+
+async def test_a_turn_that_nothing_was_sent_with_is_given_back() -> None:
+    bench = Bench()
+    of = limiter(bench.clock, 5)
+    bench.line = Pipeline(
+        bench.venue, URL, broker="test", tokens=bench.manager, limiter=of, clock=bench.clock
+    )
+    get = bench.operation()
+    bench.manager.hangs = asyncio.Event()
+    await bench.fails(get, Refused, weight=3, deadline_seconds=4)
+    assert (of.get_stats()["granted"], of.get_stats()["given_back"]) == (0, 1)
+    cancelled = asyncio.ensure_future(get(weight=3))
+    await bench.clock.until_asleep()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert (of.get_stats()["granted"], of.get_stats()["given_back"]) == (0, 2)
+    bench.manager.hangs.set()
+    await bench.run(get, weight=5)
+    assert (of.get_stats()["granted"], len(bench.venue.requests)) == (1, 1)
+
+
+async def test_a_turn_that_something_was_sent_with_is_not_given_back() -> None:
+    bench = Bench()
+    of = limiter(bench.clock, 5)
+    bench.line = Pipeline(
+        bench.venue, URL, broker="test", budget=bench.budget, limiter=of, clock=bench.clock
+    )
+    bench.venue.script = [NEVER_SENT, answer(404)]
+    await bench.fails(bench.operation(), PermanentError)
+    assert (of.get_stats()["granted"], of.get_stats()["given_back"]) == (2, 0)
+
+
+@pytest.mark.parametrize("asked", [math.nan, -1.0, math.inf])
+async def test_a_retry_after_of_a_readers_own_making_does_no_harm(asked: float) -> None:
+    bench = Bench()
+    of = limiter(bench.clock)
+    bench.line = Pipeline(bench.venue, URL, broker="test", limiter=of, clock=bench.clock)
+    bench.venue.script = [
+        TransientError("slow down", category="rate_limit", retry_after=asked),
+        answer(),
+    ]
+    await bench.run(bench.operation())
+    assert of.get_stats()["feedback"] == 1
 
 
 def limiter(clock: ManualClock, limit: int = 2, window: float = 10.0) -> RateLimiter:
@@ -629,6 +700,18 @@ async def test_a_cancelled_call_blames_nobody_and_is_cancelled() -> None:
     assert REQUESTS.value("can", "q", "cancelled") == 5
 
 
+async def test_a_call_that_is_thrown_away_counts_as_nothing_and_asks_no_lock() -> None:
+    bench = Bench()
+    circuits = breaker(bench.clock)
+    bench.line = Pipeline(bench.venue, URL, broker="gone", breaker=circuits, clock=bench.clock)
+    bench.venue.script = [asyncio.Event()]
+    call = bench.operation("q")()
+    call.send(None)
+    call.close()
+    assert circuits.get_stats()["circuits"]["api.example.com queries"]["calls"] == 0
+    assert REQUESTS.value("gone", "q", "cancelled") == 0
+
+
 # --------------------------------------------------------------------------------------------------- the token
 
 
@@ -641,6 +724,69 @@ async def test_a_401_waits_for_a_newer_token_and_repeats_once(bench: Bench, meth
         "Bearer secret-1",
         "Bearer secret-2",
     ]
+
+
+async def test_a_401_that_comes_after_another_call_has_the_newer_token_renews_nothing(
+    bench: Bench,
+) -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    refusals = iter(gates)
+    good = bench.venue.request
+
+    async def request(method: str, url: str, **call: Any) -> Response:
+        if call["headers"]["Authorization"] == "Bearer secret-1":
+            await next(refusals).wait()
+            return answer(401, b'{"message":"no such token secret-1"}')
+        return await good(method, url, **call)
+
+    bench.venue.request = request  # type: ignore[method-assign]
+    bench.line = Pipeline(bench.venue, URL, broker="two", tokens=bench.manager, clock=bench.clock)
+    get = bench.operation()
+    early, late = asyncio.ensure_future(get()), asyncio.ensure_future(get())
+    await asyncio.sleep(0)
+    gates[0].set()
+    await early
+    gates[1].set()
+    await late
+    assert [one for one in bench.manager.asked if one is not None] == [1, 1]
+
+
+async def test_a_text_source_whose_newer_token_another_call_sent_already_is_enough() -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    refusals = iter(gates)
+    text = "old-secret"
+
+    async def newest() -> str:
+        return text
+
+    bench = Bench(tokens=newest)
+    good = bench.venue.request
+
+    async def request(method: str, url: str, **call: Any) -> Response:
+        if call["headers"]["Authorization"] == "Bearer old-secret":
+            await next(refusals).wait()
+            return answer(401)
+        return await good(method, url, **call)
+
+    bench.venue.request = request  # type: ignore[method-assign]
+    bench.line = Pipeline(bench.venue, URL, broker="two", tokens=newest, clock=bench.clock)
+    early, late = (asyncio.ensure_future(bench.operation()()) for _ in gates)
+    await asyncio.sleep(0)
+    text = "new-secret"
+    for gate, call in zip(gates, (early, late), strict=True):
+        gate.set()
+        assert (await call).body == GOOD
+
+
+async def test_a_token_that_an_answer_quotes_is_hidden_also_where_the_quote_was_cut_off(
+    bench: Bench,
+) -> None:
+    bench.manager.token = Token("I0.opaque-" + "abcdefgh" * 20, 1)
+    bench.venue.script = [
+        answer(400, b"x" * 200 + b" " + bench.manager.token.access_token.encode())
+    ]
+    error = await bench.fails(bench.operation(), PermanentError)
+    assert "I0.opaqu" not in str(error)
 
 
 async def test_a_second_401_is_the_end(bench: Bench) -> None:
@@ -806,6 +952,19 @@ async def test_the_callers_own_mistake_is_neither_repeated_nor_renamed(
 
 
 # -------------------------------------------------------------------------------------------- what is reported
+
+
+async def test_operations_prepared_without_end_share_the_counters_of_their_name() -> None:
+    bench = Bench(broker="many")
+    for _ in range(50):
+        await bench.operation("q")()
+    assert len({id(bench.operation("q").tally) for _ in range(3)}) == 1
+    assert (bench.line.get_stats()["successes"], REQUESTS.value("many", "q", "ok")) == (50, 50)
+    get = bench.operation("q")
+    del bench.line
+    gc.collect()
+    await get()
+    assert REQUESTS.value("many", "q", "ok") == 51
 
 
 async def test_metrics_tell_outcomes_retries_and_seconds() -> None:

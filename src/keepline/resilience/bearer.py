@@ -26,6 +26,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_TELLING = 8  # characters: fewer of a token's beginning tell nobody anything
+
 
 class TokenLike(Protocol):
     """A token with its generation; `keepline.Token` is one."""
@@ -97,14 +99,18 @@ class Bearer:
             self.token = token
         return self.current
 
-    async def newer(self, clock: Clock, seconds: float) -> bool:
-        """Wait for a newer token than the last one sent; False when the source has none.
+    async def newer(self, clock: Clock, seconds: float, sent: TokenLike | str | None) -> bool:
+        """Wait for a newer token than the one that was sent; False when the source has none.
+
+        Args:
+            clock: whose seconds count.
+            seconds: how long to wait at most.
+            sent: the token that was refused; another call may have sent a newer one meanwhile.
 
         Raises:
             TimeoutError: none came in time.
             CredentialError: none can come.
         """
-        sent = self.token
         if isinstance(self._source, TokenHolder) and not isinstance(sent, (str, type(None))):
             await until(clock, seconds, self._source.get(newer_than=sent.generation))
             return True
@@ -112,9 +118,12 @@ class Bearer:
             return False
         return secret_of(await until(clock, seconds, self.fetch())) != secret_of(sent)
 
-    def hide(self, text: str) -> str:
-        """The text without the token, wherever an answer may have quoted it."""
-        return text if self.token is None else text.replace(secret_of(self.token), "[redacted]")
+    def hide(self, text: str, sent: TokenLike | str | None = None) -> str:
+        """The text without the newest token and the one sent, nor a beginning of them where a quote was cut off."""
+        for token in (self.token, sent):
+            if token is not None and (secret := secret_of(token)):
+                text = _without(text, secret)
+        return text
 
     def __str__(self) -> str:
         if self._source is None:
@@ -130,6 +139,17 @@ class Bearer:
 def secret_of(token: TokenLike | str) -> str:
     """The token's text."""
     return token if isinstance(token, str) else token.access_token
+
+
+def _without(text: str, secret: str) -> str:
+    head, *tails = text.split(secret[:_TELLING])
+    return head + "".join("[redacted]" + tail[_common(tail, secret[_TELLING:]) :] for tail in tails)
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _fetcher(source: Any) -> tuple[Callable[[], Coroutine[Any, Any, Any]] | None, bool]:

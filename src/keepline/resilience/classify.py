@@ -1,4 +1,4 @@
-"""What went wrong: an answer or an exception becomes one `Failure`, a failure becomes one of our errors.
+"""What went wrong: an answer becomes one `Failure`, a failure becomes one of our errors.
 
 Invariants: a decider over bare values, the wall clock is handed in; every status has exactly one category; a mutation
 counts as without effect only on proof (never sent, or refused before it was applied); no secret and no control
@@ -14,16 +14,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from keepline.errors import (
     APIError,
-    CircuitOpen,
     ConfigError,
-    CredentialError,
     OutcomeUnknown,
     PermanentError,
-    ProtocolError,
-    QueueFull,
-    RateLimited,
-    Refused,
-    TokenUnavailable,
     TransientError,
 )
 from keepline.resilience.wording import (
@@ -45,7 +38,7 @@ __all__ = [
     "checked_status",
     "error_of",
     "failure_of_answer",
-    "failure_of_exception",
+    "failure_of_status",
     "is_transient",
     "parse_retry_after",
     "proves_no_effect",
@@ -227,7 +220,7 @@ def failure_of_answer(
     """
     if said is None and reader is not None:
         said = reader(endpoint, status, body)
-    failure = said or _failure_of_status(status, body)
+    failure = said or failure_of_status(status, body)
     answered_at = _moment(headers.get("date", "")) or wall
     asked = parse_retry_after(headers.get("retry-after"), wall=answered_at)
     return replace(
@@ -247,7 +240,8 @@ def unreadable(status: int, body: bytes, why: str) -> Failure:
     return Failure("server", True, f"{status} with {what_it_is(body)} where {why}", status=status)
 
 
-def _failure_of_status(status: int, body: bytes) -> Failure:
+def failure_of_status(status: int, body: bytes) -> Failure:
+    """The failure that a status tells of by itself, with the words of a body in one of the common shapes."""
     words, code = words_of(body)
     if 300 <= status < 400:
         words = "a redirect, which a mutation does not follow: check the broker's address"
@@ -270,105 +264,6 @@ def _named(status: int) -> str:
 
 def _request_id(headers: Mapping[str, str]) -> str:
     return next((clean(headers[name], 80) for name in _REQUEST_ID_HEADERS if name in headers), "")
-
-
-# ------------------------------------------------------------------------------------------------- exceptions
-
-
-def failure_of_exception(error: BaseException) -> Failure:
-    """The failure that an exception tells of; ours, the standard library's and those of HTTP libraries.
-
-    Raises:
-        BaseException: a cancellation or an interrupt is nobody's failure and is raised again.
-    """
-    if not isinstance(error, Exception):
-        raise error
-    if isinstance(error, APIError):
-        return _failure_of_ours(error)
-    if isinstance(error, (Refused, CredentialError)):
-        return _failure_before_sending(error)
-    if isinstance(error, ProtocolError):
-        return Failure("server", True, clean(str(error)))
-    if (status := _status_of(error)) is not None:
-        return replace(_failure_of_status(status, b""), status=status)
-    return _failure_of_transport(error)
-
-
-def _failure_of_ours(error: APIError) -> Failure:
-    categories = [known for known in CATEGORIES if known == error.category]
-    refused = isinstance(error, PermanentError) and (error.status or 0) < 500
-    return Failure(
-        categories[0] if categories else "client",
-        isinstance(error, TransientError),
-        str(error.args[0]) if error.args else "",
-        no_effect=not error.sent or refused,
-        sent=error.sent,
-        token_refused=error.status == 401,
-        status=error.status,
-        code=error.code,
-        retry_after=error.retry_after,
-        request_id=error.request_id,
-    )
-
-
-_BEFORE_SENDING: tuple[tuple[type[Exception], Category, bool], ...] = (
-    (RateLimited, "rate_limit", True),
-    (CircuitOpen, "server", True),
-    (QueueFull, "client", True),
-    (Refused, "client", True),
-    (TokenUnavailable, "auth", True),
-    (CredentialError, "auth", False),
-)
-
-
-def _failure_before_sending(error: Exception) -> Failure:
-    category, transient = _kind_before_sending(error)
-    return Failure(
-        category,
-        transient,
-        clean(str(error)),
-        no_effect=True,
-        sent=False,
-        retry_after=getattr(error, "retry_after", None),
-    )
-
-
-def _kind_before_sending(error: Exception) -> tuple[Category, bool]:
-    for kind, category, transient in _BEFORE_SENDING:
-        if isinstance(error, kind):
-            return category, transient
-    raise AssertionError("asked for Refused and CredentialError alone")
-
-
-_NEVER_SENT = frozenset(
-    {"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectError", "ConnectTimeout"}
-    | {"ConnectionTimeoutError", "SSLCertVerificationError", "NewConnectionError", "PoolTimeout"}
-)
-_TRANSPORT = frozenset(
-    {"OSError", "EOFError", "ClientError", "TransportError", "RequestException", "HTTPException"}
-)
-
-
-def _failure_of_transport(error: Exception) -> Failure:
-    # by name, so that neither aiohttp nor httpx nor requests is imported to recognise what they raise
-    names = {kind.__name__ for kind in type(error).__mro__}
-    never_sent = not names.isdisjoint(_NEVER_SENT)
-    words = clean(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    if any("Timeout" in name for name in names):
-        return Failure("timeout", True, words, no_effect=never_sent, sent=not never_sent)
-    if not names.isdisjoint(_TRANSPORT) and getattr(error, "filename", None) is None:
-        trusted = not any("Certificate" in name or "CertVerification" in name for name in names)
-        return Failure("network", trusted, words, no_effect=never_sent, sent=not never_sent)
-    return Failure("client", False, words)
-
-
-def _status_of(error: Exception) -> int | None:
-    for holder in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status"):
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and 300 <= value <= 999:
-                return value
-    return None
 
 
 # ----------------------------------------------------------------------------------------------------- errors

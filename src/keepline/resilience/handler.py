@@ -22,8 +22,8 @@ from keepline.resilience.classify import (
     checked_status,
     error_of,
     failure_of_answer,
-    failure_of_exception,
 )
+from keepline.resilience.raised import failure_of_exception
 from keepline.resilience.retry import (
     Decision,
     RetryBudget,
@@ -57,7 +57,9 @@ def is_mutation(endpoint: str) -> bool:
     """
     method, _, path = endpoint.strip().rpartition(" ")
     lowered = path.partition("?")[0].lower()
-    if method.upper() in _HARMLESS or any(fnmatchcase(lowered, glob) for glob in READS_BY_POST):
+    if method.upper() in _HARMLESS:
+        return False
+    if method.upper() in ("", "POST") and any(fnmatchcase(lowered, glob) for glob in READS_BY_POST):
         return False
     return bool(method) or any(word in lowered for word in _MUTATING_WORDS)
 

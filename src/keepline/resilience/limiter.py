@@ -81,8 +81,8 @@ class RateLimiter:
         weight: int = 1,
         priority: Priority = "normal",
         deadline: float | None = None,
-    ) -> None:
-        """Return when the call may be sent.
+    ) -> float:
+        """Return when the call may be sent, with the instant (boottime seconds) by which `give_back` knows the grant.
 
         Args:
             endpoint: a path such as `/api/Order/place`, or the name of a rule.
@@ -104,11 +104,11 @@ class RateLimiter:
         # `with` costs twice as much, and this is the path of every call; a lock that is taken leads the long way round
         if lock.acquire(False):
             try:
-                if line.turnstile.take(self._now(), weight, lane):
-                    return
+                if line.turnstile.take(now := self._now(), weight, lane):
+                    return now
             finally:
                 lock.release()
-        await line.wait(weight, lane, deadline)
+        return await line.wait(weight, lane, deadline)
 
     def acquire_sync(
         self,
@@ -117,7 +117,7 @@ class RateLimiter:
         weight: int = 1,
         priority: Priority = "normal",
         deadline: float | None = None,
-    ) -> None:
+    ) -> float:
         """As `acquire`, blocking the calling thread; never call it on an event loop.
 
         Raises:
@@ -127,9 +127,21 @@ class RateLimiter:
         if deadline is not None:
             seconds_of(deadline, "deadline")
         with line.lock:
-            if line.turnstile.take(self._now(), weight, lane):
-                return
-        line.wait_sync(weight, lane, deadline)
+            if line.turnstile.take(now := self._now(), weight, lane):
+                return now
+        return line.wait_sync(weight, lane, deadline)
+
+    def give_back(self, endpoint: str, granted: float, *, weight: int = 1) -> None:
+        """Return a grant, once, when nothing was sent with it; who waits is served. What is unknown changes nothing.
+
+        Args:
+            endpoint: as it was acquired.
+            granted: what `acquire` returned.
+            weight: as it was acquired.
+        """
+        line, _ = self._look_up(endpoint, "normal")
+        line.rule.check_weight(weight)
+        line.give_back(granted, weight)
 
     def try_acquire(self, endpoint: str, *, weight: int = 1, priority: Priority = "normal") -> bool:
         """Take the budget if that passes nobody who waits, else leave everything as it is and return False."""

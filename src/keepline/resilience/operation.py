@@ -8,7 +8,6 @@ nor a task nor a metric object.
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -26,7 +25,8 @@ from keepline.errors import (
     Refused,
 )
 from keepline.resilience.bearer import TokenLike, rest_until
-from keepline.resilience.classify import Failure, failure_of_exception, unreadable
+from keepline.resilience.classify import Failure, unreadable
+from keepline.resilience.raised import failure_of_exception
 from keepline.resilience.recovery import AttemptFailed, Layers, Recovery, Subject
 from keepline.resilience.retry import checked_seconds
 from keepline.resilience.tally import REQUEST_SECONDS, REQUESTS, Tally
@@ -68,12 +68,12 @@ class Operation(Generic[T]):
         priority, weight: for the limiter.
         timeout_seconds: for one attempt.
         deadline_seconds: over all attempts and waits, None for none.
-        tally: the calls that came through.
+        tally: the calls of this name that came through.
     """
 
     __slots__ = (
         *("__weakref__", "_acquire", "_bearer", "_breaker", "_budget", "_decode", "_expects_json", "_fetch", "_fields"),
-        *("_layers", "_now", "_reader", "_send", "_subject", "_url", "deadline_seconds", "endpoint"),
+        *("_give_back", "_layers", "_now", "_reader", "_send", "_subject", "_url", "deadline_seconds", "endpoint"),
         *("method", "mutation", "name", "path", "priority", "tally", "timeout_seconds", "weight"),
     )  # fmt: skip
 
@@ -92,6 +92,7 @@ class Operation(Generic[T]):
         decode: "Callable[[Response], T] | None",
         timeout_seconds: float,
         deadline_seconds: float | None,
+        tally: Tally,
     ) -> None:
         self.name, self.method, self.path = name, method, layers.root + path
         self.endpoint = f"{method} {self.path}"
@@ -100,6 +101,7 @@ class Operation(Generic[T]):
         # whatever the hot path needs is one look-up away
         self._layers, self._now, self._send = layers, layers.clock.boottime, layers.http.request
         self._acquire = None if layers.limiter is None else layers.limiter.acquire
+        self._give_back = getattr(layers.limiter, "give_back", None)
         self._bearer, self._fetch = layers.bearer, layers.bearer.fetch
         self._reader, self._budget = layers.reader, layers.handler.budget
         self._breaker = layers.breaker and layers.breaker.for_(layers.host, group)
@@ -107,7 +109,7 @@ class Operation(Generic[T]):
         self._url = layers.base_url + path
         self._fields = tuple(field for _, field, _, _ in Formatter().parse(path) if field)
         self._subject = Subject(layers, name, self.endpoint, self.path, mutation)
-        self.tally = Tally(self, layers.broker, name)
+        self.tally = tally
 
     async def __call__(
         self,
@@ -151,12 +153,14 @@ class Operation(Generic[T]):
         permit = None if breaker is None else self._admitted()
         units = self.weight if weight is None else weight
         recovery: Recovery | None = None
+        token: TokenLike | str | None = None
+        granted: object = None
         try:
             # one turn of the loop is one attempt; it is spelt out here because a coroutine more would cost a tenth
             while True:
                 try:
                     if self._acquire is not None:
-                        await self._acquire(
+                        granted = await self._acquire(
                             self.path, weight=units, priority=self.priority, deadline=left
                         )  # fmt: skip
                     sent_headers = bearer.bare
@@ -176,6 +180,7 @@ class Operation(Generic[T]):
                     timeout = self.timeout_seconds
                     if deadline - sent < timeout:
                         timeout = self._still(deadline - sent)
+                    granted = None  # spent from here on
                     try:
                         answer = await self._send(
                             self.method, url, headers=sent_headers, params=params, json=json, form=form,
@@ -188,7 +193,7 @@ class Operation(Generic[T]):
                     break
                 except AttemptFailed as failed:
                     recovery = recovery or Recovery(self._subject, begun, deadline)
-                    left = _finite(await recovery.after(failed))
+                    left = _finite(await recovery.after(failed, token))
                 except (Refused, CredentialError) as refused:
                     if recovery is None:
                         raise
@@ -197,6 +202,8 @@ class Operation(Generic[T]):
                     ) from refused  # what the other side said tells more
         except BaseException as error:
             self._ended(error, permit, now() - begun)
+            if granted is not None:
+                self._return(granted, units, error)
             raise
         if breaker is not None:
             breaker.leave(permit, seconds)
@@ -223,6 +230,11 @@ class Operation(Generic[T]):
             raise Refused(f"{self.endpoint}: no token came in time") from None
         return token
 
+    def _return(self, granted: object, units: int, error: BaseException) -> None:
+        """A turn of the limiter's that nothing was sent with; one thrown away may come from inside its lock."""
+        if self._give_back is not None and not isinstance(error, GeneratorExit):
+            self._give_back(self.path, granted, weight=units)
+
     def _still(self, seconds: float) -> float:
         if seconds <= 0:
             raise Refused(f"{self.endpoint}: the deadline passed before it could be sent")
@@ -247,17 +259,14 @@ class Operation(Generic[T]):
         if isinstance(error, ConfigError | Closed | TypeError):
             return error  # the caller's own mistake: the HTTP face says so before it sends
         REQUEST_SECONDS.observe(seconds, self._layers.broker, self.name)
-        return AttemptFailed(self._without_token(failure_of_exception(error)), error)
+        return AttemptFailed(failure_of_exception(error), error)
 
     def _said_no(self, answer: "Response", seconds: float, said: Failure | None) -> AttemptFailed:
         REQUEST_SECONDS.observe(seconds, self._layers.broker, self.name)
         failure = self._layers.handler.failure_of(
             answer.status, answer.headers, answer.body, endpoint=self.endpoint, said=said
         )
-        return AttemptFailed(self._without_token(failure))
-
-    def _without_token(self, failure: Failure) -> Failure:
-        return replace(failure, message=self._bearer.hide(failure.message))
+        return AttemptFailed(failure)
 
     def _admitted(self) -> object:
         assert self._breaker is not None  # asked before
@@ -271,6 +280,8 @@ class Operation(Generic[T]):
         if self._breaker is not None:
             # the seconds hold our own waits: they are not held against the other side
             self._breaker.leave(permit, 0.0, None if _is_considered(error) else error)
+        if isinstance(error, GeneratorExit):
+            return  # thrown away, perhaps by the garbage collector in a thread that holds a metric's lock
         outcome = next(word for kind, word in _OUTCOMES if isinstance(error, kind))
         if isinstance(error, APIError) and outcome != "unknown":
             outcome = error.category

@@ -93,7 +93,7 @@ class Pipeline:
             clock=clock,
             timeout_seconds=_positive(timeout_seconds, "timeout_seconds"),
         )
-        self._tallies: list[Tally] = []
+        self._tallies: dict[str, Tally] = {}
         self._operations: dict[tuple[object, ...], Operation[Any]] = {}
 
     @overload
@@ -165,7 +165,10 @@ class Pipeline:
         if not path.startswith("/"):
             raise ConfigError(f"a path begins with a slash, not {path!r}", key="path")
         method = method.upper()
-        operation = Operation(
+        if (tally := self._tallies.get(name)) is None:
+            # of the layers, which every operation holds: it may outlive the pipeline
+            tally = self._tallies[name] = Tally(self._layers, self._layers.broker, name)
+        return Operation(
             self._layers,
             name,
             method,
@@ -182,9 +185,8 @@ class Pipeline:
             deadline_seconds=self.policy.deadline_seconds
             if deadline_seconds is None
             else checked_seconds(deadline_seconds, "deadline_seconds"),
+            tally=tally,
         )
-        self._tallies.append(operation.tally)
-        return operation
 
     async def request(
         self,
@@ -232,7 +234,7 @@ class Pipeline:
 
     def get_stats(self) -> dict[str, Any]:
         """The error handler's statistics, with calls that came through, and what is left of the retry budget."""
-        successes = sum(tally.ok for tally in self._tallies)
+        successes = sum(tally.ok for tally in self._tallies.values())
         left = round(self.budget.left, 2)
         return {**self.handler.get_stats(), "successes": successes, "retry_budget": left}
 

@@ -22,6 +22,9 @@ class Limiter(Protocol):
     ) -> object:
         """Return when the call may be sent; `deadline` is seconds from now.
 
+        What it gives is handed to the limiter's `give_back(endpoint, granted, weight=...)`, if it has one, when nothing
+        was sent after all.
+
         Raises:
             RateLimited: it cannot be served before the deadline.
         """

@@ -5,11 +5,12 @@ the deadline; a repeat is counted and logged before it is waited for.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 from keepline.clock import Clock
 from keepline.errors import APIError, CredentialError
-from keepline.resilience.bearer import Bearer
+from keepline.resilience.bearer import Bearer, TokenLike
 from keepline.resilience.classify import BodyReader, Failure
 from keepline.resilience.handler import ErrorHandler
 from keepline.resilience.ports import Breaker, Http, Limiter
@@ -24,7 +25,7 @@ log = logging.getLogger("keepline.resilience")
 _WORTH_SAYING = frozenset({RetryVerdict.ATTEMPTS, RetryVerdict.DEADLINE, RetryVerdict.BUDGET})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Layers:
     """What all operations of a pipeline share; `root` is the path of the base address."""
 
@@ -82,28 +83,35 @@ class Recovery:
         self.attempt = 1
         self.error: APIError | None = None
 
-    async def after(self, failed: AttemptFailed) -> float:
-        """Return when the next attempt is due, with the seconds that it has.
+    async def after(self, failed: AttemptFailed, sent: TokenLike | str | None) -> float:
+        """Return when the next attempt is due, with the seconds that it has: always more than 0.
+
+        Args:
+            failed: the attempt.
+            sent: the token that it was made with.
 
         Raises:
             APIError: there is no next attempt.
             CredentialError: a 401 that no token can cure.
         """
-        failure = failed.failure
+        words = self._subject.layers.bearer.hide(failed.failure.message, sent)
+        failure = replace(failed.failure, message=words)
         if not self._renewed and self._a_newer_token_helps(failure):
             self._renewed = True
-            self.error = await self._renew(failure)
+            self.error = await self._renew(failure, sent)
         else:
-            self.error = await self._wait(failed)
+            self.error = await self._wait(failure, failed.cause)
+        if (left := self._left()) <= 0:  # a busy loop wakes late
+            raise _with_words(self.error, "the deadline passed before the next attempt")
         self.attempt += 1
-        return self._left()
+        return left
 
     def succeeded(self) -> None:
         """The repeat came through."""
         self._subject.tell(logging.INFO, "Call recovered", attempt=self.attempt)
 
-    async def _wait(self, failed: AttemptFailed) -> APIError:
-        failure, layers = failed.failure, self._subject.layers
+    async def _wait(self, failure: Failure, cause: BaseException | None) -> APIError:
+        layers = self._subject.layers
         if failure.category == "rate_limit":
             self._feed_back(failure)
         decision = layers.handler.decide(
@@ -115,7 +123,7 @@ class Recovery:
             seconds_left=self._left(),
         )
         if not decision:
-            raise _given_up(decision) from failed.cause
+            raise _given_up(decision) from cause
         self._count_and_tell(failure, decision)
         await layers.clock.sleep(decision.delay_seconds)
         return decision.error
@@ -133,19 +141,19 @@ class Recovery:
         )
 
     def _feed_back(self, failure: Failure) -> None:
-        limiter = self._subject.layers.limiter
+        limiter, asked = self._subject.layers.limiter, failure.retry_after
+        if asked is not None and not 0 <= asked < inf:
+            asked = None  # of a reader's own making
         if limiter is not None:
-            limiter.feedback(self._subject.path, failure.retry_after)
-        self._subject.tell(
-            logging.WARNING, "rate limit exceeded", retry_after_seconds=failure.retry_after
-        )
+            limiter.feedback(self._subject.path, asked)
+        self._subject.tell(logging.WARNING, "rate limit exceeded", retry_after_seconds=asked)
 
     def _a_newer_token_helps(self, failure: Failure) -> bool:
         # RFC 9110 §15.5.2: a request that got a 401 "has not been applied", so a mutation may be sent again too,
         # unless the broker's reader says otherwise
         return failure.token_refused and (failure.no_effect or not self._subject.mutation)
 
-    async def _renew(self, failure: Failure) -> APIError:
+    async def _renew(self, failure: Failure, sent: TokenLike | str | None) -> APIError:
         """Wait for a newer token than the one that was refused."""
         subject, layers = self._subject, self._subject.layers
         error = layers.handler.refused_token(
@@ -157,7 +165,7 @@ class Recovery:
         )
         subject.tell(logging.WARNING, "Token refused", attempt=self.attempt, reason=failure.message)
         try:
-            newer = await layers.bearer.newer(layers.clock, self._left())
+            newer = await layers.bearer.newer(layers.clock, self._left(), sent)
         except TimeoutError:
             raise _with_words(error, "no newer token came in time") from None
         except CredentialError as unavailable:

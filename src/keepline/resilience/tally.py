@@ -1,4 +1,4 @@
-"""Plain counters of one operation: three additions per call, brought into the metrics when these are read.
+"""Plain counters of all operations of one name: three additions per call, brought into the metrics when these are read.
 
 Invariants: one writer (the event loop of the pipeline that owns it), any number of readers; what is counted is never
 lost, also when the owner is gone; nothing is counted twice; a finalizer takes no lock, since it may run inside one.
@@ -34,7 +34,7 @@ _orphans: "deque[Tally]" = (
 
 
 class Tally:
-    """The good calls of one operation.
+    """The good calls of all operations of one name of a pipeline.
 
     Attributes:
         ok: how many.

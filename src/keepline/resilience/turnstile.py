@@ -24,6 +24,7 @@ __all__ = ["LANES", "Lane", "Ticket", "Turnstile"]
 _INF = float("inf")
 
 _LOG_KEPT = 1000
+_ONE = 1  # compared by identity: True and 1.0 are no weights, and are told so by the long way round
 _TIMER_SLACK = 0.05  # seconds: a loop that wakes a little late does not break a promise made before
 _FIRST_PAUSE = 0.1  # share of the window, after a refusal of the server without a time
 
@@ -123,7 +124,7 @@ class Turnstile:
     def take(self, now: float, weight: int = 1, lane: int = Lane.QUERY) -> bool:
         """Grant at once or not at all; never before anyone who waits in the same lane or an earlier one."""
         log = self._log
-        if weight == 1 and self._gate <= now and log[self._kept] + self._span <= now:
+        if weight is _ONE and self._gate <= now and log[self._kept] + self._span <= now:
             log.append(now)
             self.granted += 1
             return True
@@ -167,10 +168,23 @@ class Turnstile:
     def leave(self, ticket: Ticket, now: float) -> None:
         """Stop waiting, or return a grant that was not used."""
         if ticket.stamp is not None:
-            self._give_back(ticket, ticket.stamp, now)
+            self._return(now, ticket.stamp, ticket.weight, ticket.charged)
         elif ticket.refused is None:
             self._unqueue(ticket)
             self.left += 1
+        self._set_gate()
+
+    def give_back(self, now: float, stamp: float, weight: int) -> None:
+        """Return a grant that was taken without a ticket and not used."""
+        # what a pause's bucket took besides stays taken: it is not known any more, and less is safe
+        self._return(now, stamp, weight, weight * self._interval if self._shaped else 0.0)
+        self._set_gate()
+
+    def disperse(self) -> None:
+        """Nobody waits any more: those who did are in another process."""
+        for lane in self._lanes:
+            lane.clear()
+        self.waiting, self._soonest, self._bad_news = 0, _INF, False
         self._set_gate()
 
     @property
@@ -299,17 +313,18 @@ class Turnstile:
         self._set_gate()
         return charged
 
-    def _give_back(self, ticket: Ticket, stamp: float, now: float) -> None:
+    def _return(self, now: float, stamp: float, weight: int, charged: float) -> None:
         log = list(self._log)
         first = bisect_left(log, stamp)
-        if log[first : first + ticket.weight] == [stamp] * ticket.weight:
-            del log[first : first + ticket.weight]
-            log[:0] = repeat(-_INF, ticket.weight)
-            self._log = deque(log, maxlen=len(log))
+        if log[first : first + weight] != [stamp] * weight:
+            return  # long ago, or before a new beginning
+        del log[first : first + weight]
+        log[:0] = repeat(-_INF, weight)
+        self._log = deque(log, maxlen=len(log))
         # a pause since then emptied the bucket, and nothing of it is ours to return; what it refilled since the grant,
         # it would have refilled for nobody
         if self._paused_at < stamp:
-            self._full_at -= max(0.0, ticket.charged - (now - stamp))
+            self._full_at -= max(0.0, charged - (now - stamp))
         self.granted -= 1
         self.given_back += 1
 

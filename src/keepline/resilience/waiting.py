@@ -9,7 +9,9 @@ Invariants:
 
 import asyncio
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +53,8 @@ class _Watch:
 class Line:
     """One rule: its turnstile behind a lock, and those who wait before it."""
 
-    __slots__ = ("_clock", "_now", "_watches", "lock", "rule", "turnstile", "waited", "waited_seconds")  # fmt: skip
+    __slots__ = ("__weakref__", "_clock", "_now", "_watches", "lock", "rule", "turnstile", "waited",
+                 "waited_seconds")  # fmt: skip
 
     def __init__(self, rule: LimitRule, clock: Clock, log_size: int | None) -> None:
         self.rule = rule
@@ -62,8 +65,9 @@ class Line:
         self._watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
         self.waited = 0
         self.waited_seconds = 0.0
+        _lines.add(self)
 
-    async def wait(self, weight: int, lane: int, deadline: float | None) -> None:
+    async def wait(self, weight: int, lane: int, deadline: float | None) -> float:
         """Queue, and return when it was granted; cancelled, it takes nothing."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -83,9 +87,9 @@ class Line:
                 self._dismiss(watch)
                 raise
             self._dismiss(watch)
-        self._conclude(ticket)
+        return self._conclude(ticket)
 
-    def wait_sync(self, weight: int, lane: int, deadline: float | None) -> None:
+    def wait_sync(self, weight: int, lane: int, deadline: float | None) -> float:
         """The same for a thread: it sleeps until its turn is foretold, and looks now and then if it came earlier."""
         with self.lock:
             ticket = self._join(weight, lane, deadline, _found_by_its_thread)
@@ -95,7 +99,18 @@ class Line:
         except BaseException:
             self._leave(ticket)
             raise
-        self._conclude(ticket)
+        return self._conclude(ticket)
+
+    def give_back(self, granted: float, weight: int) -> None:
+        with self.lock:
+            self.turnstile.give_back(self._now(), granted, weight)
+            self._settle()
+
+    def forget_the_parents(self) -> None:
+        """After a fork, in the child: whoever waited waits in the parent, and nobody here will release the lock."""
+        self.lock = threading.Lock()
+        self.turnstile.disperse()
+        self._watches = {}
 
     def pause(self, seconds: float | None) -> float:
         with self.lock:
@@ -169,19 +184,21 @@ class Line:
             now = self._now()
             return self.turnstile.forecast_of(ticket, now) - now
 
-    def _conclude(self, ticket: Ticket) -> None:
-        if ticket.refused is not None:
+    def _conclude(self, ticket: Ticket) -> float:
+        if ticket.stamp is None:
+            assert ticket.refused is not None  # whoever comes here was settled
             _refusals.inc(self.rule.name)
             raise RateLimited(
                 f"the budget of {self.rule} is used up: the turn of this call would come in {ticket.refused:.3g} s,"
                 " after its deadline",
                 retry_after=ticket.refused,
             )
-        if ticket.stamp is not None and (seconds := ticket.stamp - ticket.joined) > 0:
+        if (seconds := ticket.stamp - ticket.joined) > 0:
             _waits.observe(seconds, self.rule.name)
             with self.lock:
                 self.waited += 1
                 self.waited_seconds += seconds
+        return ticket.stamp
 
     def _enlist(self, loop: asyncio.AbstractEventLoop) -> _Watch:
         watch = self._watches.setdefault(loop, _Watch(loop))
@@ -251,3 +268,15 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args:
 def _finish(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+_lines: "weakref.WeakSet[Line]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for line in list(_lines):
+        line.forget_the_parents()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
