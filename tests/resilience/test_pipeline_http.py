@@ -86,16 +86,17 @@ async def test_a_read_whose_answer_is_lost_is_asked_again(server: tuple[Server, 
     assert got.json() == {"a": 1}
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
 async def test_a_redirect_of_a_mutation_is_not_followed(
-    server: tuple[Server, str], status: str
+    server: tuple[Server, str], status: str, method: str
 ) -> None:
     served, url = server
     served.script = [reply(status=status, extra=f"Location: {url}/elsewhere\r\n"), reply()]
     async with HttpSession() as http:
         with pytest.raises(PermanentError, match="check the broker's address"):
-            await Pipeline(http, url, broker="real").request("POST", "/orders", json={})
-    assert served.seen == ["POST /orders"]
+            await Pipeline(http, url, broker="real").request(method, "/orders", json={})
+    assert served.seen == [f"{method} /orders"]
 
 
 async def test_an_answer_that_comes_too_late_leaves_an_order_unknown(
@@ -150,3 +151,35 @@ async def test_a_401_is_cured_by_the_next_token(server: tuple[Server, str]) -> N
     async with HttpSession() as http:
         await Pipeline(http, url, broker="real", tokens=tokens).request("POST", "/orders", json={})
     assert served.tokens == ["Bearer old-token", "Bearer new-token"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "extra", "kind", "words"),
+    [
+        ("200 OK", b"a" * (10 << 20), "", OutcomeUnknown, ""),
+        ("200 OK", b"\xff\xfe{}", "Content-Type: text/html; charset=nonsense\r\n", OutcomeUnknown, "a body of 4 bytes"),
+        ("200 OK", b"<html><title>Maintenance", "Content-Type: application/json\r\n", OutcomeUnknown, "a page"),
+        ("200 OK", b"not gzip", "Content-Encoding: gzip\r\n", OutcomeUnknown, ""),
+        ("502 Bad Gateway", b"a" * (10 << 20), "", OutcomeUnknown, ""),
+        ("400 Bad Request", b"\xff\x00\x1b[31mno", "", PermanentError, "[31mno"),
+        ("400 Bad Request", "größer".encode("utf-16"), "Content-Type: text/plain\r\n", PermanentError, "400 Bad Request"),
+    ],
+)  # fmt: skip
+async def test_an_order_with_a_strange_answer_is_sent_once_and_told_in_one_line(
+    server: tuple[Server, str],
+    status: str,
+    body: bytes,
+    extra: str,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    served, url = server
+    served.script = [reply(body, status=status, extra=extra)]
+    async with HttpSession() as http:
+        with pytest.raises(kind) as caught:
+            await Pipeline(http, url, broker="real", retry=AT_ONCE).request("PUT", "/orders")
+    assert type(caught.value) is kind
+    assert served.seen == ["PUT /orders"]
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
