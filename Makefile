@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench live format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test    every test, with branch coverage of each room"
 	@echo "make check   format, lint, types"
 	@echo "make bench   the speed figures of docs/reference/benchmarks.md"
+	@echo "make live    ask a real TopstepX account for everything that can be read (PROJECT_X_API_KEY, PROJECT_X_USERNAME)"
 	@echo "make format  put the code into form; make clean removes the environment"
 
 $(BIN)/python:
@@ -47,6 +48,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
+
+# Places no order and is never part of `make test` or of CI.
+live: $(VENV)/.dev
+	@$(BIN)/python tests/live/topstepx.py
 
 clean:
 	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,15 @@ import sys
 
 from bench import Row
 
-MODULES = ("imports", "credentials", "relay", "daemon")
+MODULES = (
+    "imports",
+    "credentials",
+    "relay",
+    "daemon",
+    "resilience_limits",
+    "resilience_calls",
+    "orders",
+)
 
 
 def main() -> int:

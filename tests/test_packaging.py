@@ -30,7 +30,10 @@ def names(requirements: list[object]) -> set[str]:
 def test_each_pin_has_a_hash(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     entries = re.split(r"\n(?=\S)", text.strip())
-    assert len(entries) == len(pins(name)) > 20
+    heads = {entry.splitlines()[0] for entry in entries}  # `name==version`, and for which Python
+    packages = {re.sub(r"[-_.]+", "-", head.split("==")[0]).lower() for head in heads}
+    assert len(heads) == len(entries) > 20
+    assert packages == set(pins(name))
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 

@@ -1,4 +1,4 @@
-"""Keepline keeps trading bots logged in: it owns the broker's tokens, renews them in time and hands them to every bot.
+"""Keepline keeps trading bots logged in and their orders single: tokens, calls that survive, brokers, orders.
 
 The front door is lazy: a name's module is imported when the name is first used, so a bot that wants one class pays for
 that class. Invariant: `import keepline` itself imports nothing beyond the standard library's `importlib`.
@@ -8,6 +8,13 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing for it would cost more than all the rest
 if TYPE_CHECKING:
+    from keepline.brokers.base import IntentKind, OrderIntent
+    from keepline.brokers.orders.gateway import OrderGateway
+    from keepline.brokers.orders.outcome import OrderOutcome, OutcomeState
+    from keepline.brokers.projectx.client import ProjectXClient
+    from keepline.brokers.projectx.trading import ProjectXTrading
+    from keepline.brokers.schwab.client import SchwabClient
+    from keepline.brokers.schwab.trading import SchwabTrading
     from keepline.credentials.issuer import (
         AuthService,
         OAuth2Issuer,
@@ -39,32 +46,75 @@ if TYPE_CHECKING:
         TokenUnavailable,
         TransientError,
     )
+    from keepline.model import (
+        Account,
+        Bar,
+        Fill,
+        Instrument,
+        Order,
+        OrderStatus,
+        OrderType,
+        Position,
+        Quote,
+        Side,
+    )
     from keepline.relay.address import TLSConfig
     from keepline.relay.feed import TokenFeed
     from keepline.relay.receiver import TokenReceiver, TokenReceiverConfig
     from keepline.relay.sender import DeliveryReport, Target, TokenSender
+    from keepline.resilience.breaker import CircuitBreaker
+    from keepline.resilience.circuit import CircuitState
+    from keepline.resilience.handler import ErrorHandler
+    from keepline.resilience.limiter import RateLimiter
+    from keepline.resilience.pipeline import Pipeline
+    from keepline.resilience.retry import RetryPolicy
 
 __version__ = "0.1.0"
 
 __all__ = [
     "APIError",
+    "Account",
     "AuthService",
+    "Bar",
+    "CircuitBreaker",
     "CircuitOpen",
+    "CircuitState",
     "Closed",
     "ConfigError",
     "CredentialError",
     "DeliveryReport",
+    "ErrorHandler",
+    "Fill",
+    "Instrument",
+    "IntentKind",
     "KeeplineError",
     "OAuth2Issuer",
+    "Order",
+    "OrderGateway",
+    "OrderIntent",
+    "OrderOutcome",
+    "OrderStatus",
+    "OrderType",
+    "OutcomeState",
     "OutcomeUnknown",
     "PermanentError",
+    "Pipeline",
+    "Position",
+    "ProjectXClient",
     "ProjectXIssuer",
+    "ProjectXTrading",
     "ProtocolError",
     "QueueFull",
+    "Quote",
     "RateLimited",
+    "RateLimiter",
     "Refused",
+    "RetryPolicy",
+    "SchwabClient",
     "SchwabIssuer",
     "SchwabTokenFile",
+    "SchwabTrading",
+    "Side",
     "SignInRequired",
     "StaticIssuer",
     "StorageError",
@@ -86,6 +136,19 @@ __all__ = [
 ]
 
 _HOME = {
+    "keepline.brokers.base": (
+        "IntentKind",
+        "OrderIntent",
+    ),
+    "keepline.brokers.orders.gateway": ("OrderGateway",),
+    "keepline.brokers.orders.outcome": (
+        "OrderOutcome",
+        "OutcomeState",
+    ),
+    "keepline.brokers.projectx.client": ("ProjectXClient",),
+    "keepline.brokers.projectx.trading": ("ProjectXTrading",),
+    "keepline.brokers.schwab.client": ("SchwabClient",),
+    "keepline.brokers.schwab.trading": ("SchwabTrading",),
     "keepline.credentials.issuer": (
         "AuthService",
         "OAuth2Issuer",
@@ -117,10 +180,28 @@ _HOME = {
         "TokenUnavailable",
         "TransientError",
     ),
+    "keepline.model": (
+        "Account",
+        "Bar",
+        "Fill",
+        "Instrument",
+        "Order",
+        "OrderStatus",
+        "OrderType",
+        "Position",
+        "Quote",
+        "Side",
+    ),
     "keepline.relay.address": ("TLSConfig",),
     "keepline.relay.feed": ("TokenFeed",),
     "keepline.relay.receiver": ("TokenReceiver", "TokenReceiverConfig"),
     "keepline.relay.sender": ("DeliveryReport", "Target", "TokenSender"),
+    "keepline.resilience.breaker": ("CircuitBreaker",),
+    "keepline.resilience.circuit": ("CircuitState",),
+    "keepline.resilience.handler": ("ErrorHandler",),
+    "keepline.resilience.limiter": ("RateLimiter",),
+    "keepline.resilience.pipeline": ("Pipeline",),
+    "keepline.resilience.retry": ("RetryPolicy",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -164,6 +164,9 @@ class APIError(KeeplineError):
         attempt: 1 for the first try.
         retry_after: seconds that the server asked us to wait, None when it did not say.
         sent: False only when the request provably never left: a repeat cannot double anything.
+        code: the broker's own code and its name (`place 6 OrderPending`), "" when it gave none.
+        request_id: by what name the broker's support finds the call, "" when it gave none.
+        elapsed_seconds: from the start of the call to the failure, all attempts and waits included; None when unknown.
     """
 
     def __init__(
@@ -176,6 +179,9 @@ class APIError(KeeplineError):
         attempt: int = 1,
         retry_after: float | None = None,
         sent: bool = True,
+        code: str = "",
+        request_id: str = "",
+        elapsed_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.category = category
@@ -184,6 +190,9 @@ class APIError(KeeplineError):
         self.attempt = attempt
         self.retry_after = retry_after
         self.sent = sent
+        self.code = code
+        self.request_id = request_id
+        self.elapsed_seconds = elapsed_seconds
 
     def __str__(self) -> str:
         return f"{self.endpoint}: {super().__str__()}" if self.endpoint else super().__str__()

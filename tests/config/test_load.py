@@ -75,6 +75,35 @@ def test_the_environment_is_typed_by_the_schema(
     assert getattr(getattr(settings, section), key) == value
 
 
+def test_a_broker_takes_credential_address_and_name_from_its_section(tmp_path: Path) -> None:
+    text = (
+        MINIMAL + '[credentials.top]\nissuer = "projectx"\nusername = "u"\nbase_url = "https://b"\n'
+    )
+    text += '[brokers.schwab]\n[brokers.top]\n[brokers.second]\ncredential = "top"\naccount = "A"\n'
+    brokers = load(tmp_path, text, PROJECT_X_ACCOUNT_NAME="from-environment").brokers
+    assert [(b.broker, b.credential, b.account, b.base_url) for b in brokers.values()] == [
+        ("schwab", "schwab", None, "https://api.schwabapi.com"),
+        ("projectx", "top", "from-environment", "https://b"),
+        ("projectx", "top", "A", "https://b"),
+    ]
+    assert brokers["top"].journal == tmp_path / "data/top.orders"
+
+
+def test_a_broker_may_live_elsewhere_than_its_tokens(tmp_path: Path) -> None:
+    text = OAUTH + '[brokers.x]\nbroker = "projectx"\njournal = "/var/j"\n'
+    broker = load(tmp_path, text).brokers["x"]
+    assert (broker.base_url, broker.journal) == ("https://api.topstepx.com", Path("/var/j"))
+
+
+def test_limits_are_rules_as_the_limiter_takes_them(tmp_path: Path) -> None:
+    text = "[limits.history]\nlimit = 50\nwindow_seconds = 30\n"
+    text += '[limits.all]\nlimit = 9\nwindow_seconds = 1.5\nburst = 3\nendpoints = ["*"]\n'
+    assert {name: rule.as_rule() for name, rule in load(tmp_path, text).limits.items()} == {
+        "history": {"limit": 50, "window_seconds": 30.0},
+        "all": {"limit": 9, "window_seconds": 1.5, "burst": 3, "endpoints": ("*",)},
+    }
+
+
 def test_the_environment_gives_lists_as_json(tmp_path: Path) -> None:
     settings = load(
         tmp_path,
@@ -224,7 +253,38 @@ RELAY = MINIMAL + '[relay.main]\ncredential = "schwab"\ntargets = ["/a"]\n'
     ("text", "key", "words"),
     [
         ("[credential.x]\n", "credential", "did you mean credentials?"),
-        ("[brokers.x]\n", "brokers", "known here: credentials, relay, telemetry, sandbox"),
+        ("[streams.x]\n", "streams", "known here: credentials, relay, brokers, limits, telemetry"),
+        ("[brokers.x]\n", "brokers.x.credential", "no [credentials.x]; none is configured"),
+        (MINIMAL + "[brokers.schwap]\n", "brokers.schwap.credential", "did you mean schwab?"),
+        (
+            OAUTH + "[brokers.x]\n",
+            "brokers.x.broker",
+            "no broker 'oauth2'; one of projectx, schwab",
+        ),
+        (OAUTH + '[brokers.x]\nbroker = "schwap"\n', "brokers.x.broker", "did you mean schwab?"),
+        (MINIMAL + '[brokers.schwab]\naccount = ""\n', "brokers.schwab.account", "not empty"),
+        (
+            MINIMAL + "[brokers.schwab]\nacount = 1\n",
+            "brokers.schwab.acount",
+            "did you mean account?",
+        ),
+        ("[limits.x]\nlimit = 1\n", "limits.x.window_seconds", "missing"),
+        ("[limits.x]\nlimit = 0\nwindow_seconds = 1\n", "limits.x.limit", "1 or more, got 0"),
+        (
+            "[limits.x]\nlimit = 1\nwindow_seconds = 1\n",
+            "limits.x.endpoints",
+            "missing; which paths",
+        ),
+        (
+            "[limits.general]\nlimit = 1\nwindow_seconds = 1\nburst = 2\n",
+            "limits.general.burst",
+            "from 1 to 1, not 2",
+        ),
+        (
+            "[limits.general]\nlimit = 1000001\nwindow_seconds = 1\n",
+            "limits.general.limit",
+            "from 1 to 1,000,000",
+        ),
         (MINIMAL + "tokn_file = 1\n", "credentials.schwab.tokn_file", "did you mean token_file?"),
         (RELAY + "retry_dely = 1\n", "relay.main.retry_dely", "did you mean retry_delay?"),
         (MINIMAL + "zzz = 1\n", "credentials.schwab.zzz", "known here: issuer, storage"),

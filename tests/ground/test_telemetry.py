@@ -192,3 +192,21 @@ def test_counting_loads_no_exporter() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_numbers_counted_elsewhere_are_brought_before_every_read() -> None:
+    registry = Registry()
+    counter = registry.counter("calls_total", "Calls.", "op")
+    seconds = registry.histogram("call_seconds", "How long.", "op", buckets=(1, 2))
+    elsewhere = [3, 1]
+
+    def bring() -> None:
+        count, elsewhere[0] = elsewhere[0], 0
+        counter.inc("place", by=count)
+        seconds.add([count, 0, 0], 0.5 * count, "place")
+
+    counter.gather_from(bring)
+    assert counter.value("place") == 3
+    assert (seconds.value("place"), seconds.sum("place")) == (3, 1.5)
+    elsewhere[0] = 2
+    assert series(registry)["keepline_calls_total", (("op", "place"),)] == 5

@@ -125,6 +125,57 @@ def test_an_html_page_takes_the_place_of_json() -> None:
     assert reply_of(fault="html", status=200).status == 200
 
 
+def test_a_refusal_of_an_order_speaks_each_broker_s_language() -> None:
+    def refused(broker: str) -> Any:
+        faults = in_force(fault="refuse", on="order", error_code=2, description="no")
+        return faults.plan("order", now=0, broker=broker).reply
+
+    assert refused("projectx").body == {"success": False, "errorCode": 2, "errorMessage": "no"}
+    assert refused("schwab").body == {"message": "no", "errors": ["no"]}
+    assert (refused("projectx").status, refused("schwab").status) == (200, 400)
+
+
+@pytest.mark.parametrize("route", ["order", "modify", "cancel", "close"])
+def test_the_answer_to_what_changes_orders_may_be_lost(route: str) -> None:
+    assert plan(in_force(fault="order_answer_lost"), route).lose
+    assert plan(in_force(fault="order_answer_lost"), "query") == Plan()
+
+
+def test_work_may_be_done_later_than_an_error_is_answered() -> None:
+    def late(broker: str = "schwab", **more: Any) -> Plan:
+        return in_force(fault="late_accept", **more).plan("order", now=0, broker=broker)
+
+    assert (late().later, late().lose) == (8.0, False)
+    assert late().reply is not None
+    assert late().reply.status == 504  # type: ignore[union-attr]
+    page = late(answer="html", status=200, after=0).reply
+    assert page is not None
+    assert (page.status, str(page.body)[:6]) == (200, "<html>")
+    cut = late(answer="cut", after=3)
+    assert (cut.later, cut.lose, cut.reply) == (3.0, True, None)
+    number = late("projectx", error_code=7, description="it timed out").reply
+    assert number is not None
+    assert number.body == {"success": False, "errorCode": 7, "errorMessage": "it timed out"}
+    assert late(error_code=7).reply == late().reply  # Schwab has no numbers
+
+
+def test_terms_of_the_market_add_up() -> None:
+    faults = Faults()
+    for description in (
+        {"fault": "duplicate_tag", "policy": "original"},
+        {"fault": "no_location"},
+        {"fault": "partial_fill_then_cut", "part": 0.25, "after": 3},
+        {"fault": "clock_skew", "skew": 5},
+    ):
+        faults.add(description, now=0)
+    terms = plan(faults, "order").terms
+    assert (terms.duplicates, terms.location, terms.part, terms.pause, terms.skew) == (
+        "original", False, 0.25, 3.0, 5.0,
+    )  # fmt: skip
+    again = plan(faults, "order")
+    assert again.struck == ("duplicate_tag", "clock_skew")
+
+
 def test_revoke_is_over_when_it_is_done() -> None:
     faults = Faults()
     fault = faults.add({"fault": "revoke", "what": "access", "on": "token"}, now=0)
@@ -161,6 +212,11 @@ def test_clearing_ends_all() -> None:
         ({"fault": "refuse", "code": 5}, "code", "a text is needed"),
         ({"fault": "refuse", "error_code": 1.5}, "error_code", "a whole number"),
         ({"fault": "revoke", "what": "me"}, "what", "access or all"),
+        ({"fault": "duplicate_tag", "policy": "maybe"}, "policy", "refuse or accept or original"),
+        ({"fault": "late_accept", "answer": []}, "answer", "error or html or cut"),
+        ({"fault": "late_accept", "on": "query"}, "on", "order, modify, cancel, close"),
+        ({"fault": "partial_fill_then_cut", "part": 1.5}, "part", "from 0 to 1"),
+        ({"fault": "no_location", "on": "cancel"}, "on", "order, modify"),
     ],
 )
 def test_a_description_that_is_wrong_names_what_is_known(

@@ -7,8 +7,12 @@ secret never stands in the file, in a repr or in an error, and is read only when
 
 from keepline.config.load import ENVIRONMENT_PREFIX, find, load, search_path
 from keepline.config.sections import (
+    BROKERS,
     ISSUERS,
+    OWN_LIMITS,
+    BrokerSettings,
     CredentialSettings,
+    LimitSettings,
     OAuth2Credential,
     ProjectXCredential,
     RelaySettings,
@@ -22,9 +26,13 @@ from keepline.config.sections import (
 )
 
 __all__ = [
+    "BROKERS",
     "ENVIRONMENT_PREFIX",
     "ISSUERS",
+    "OWN_LIMITS",
+    "BrokerSettings",
     "CredentialSettings",
+    "LimitSettings",
     "OAuth2Credential",
     "ProjectXCredential",
     "RelaySettings",

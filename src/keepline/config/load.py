@@ -10,9 +10,14 @@ from typing import Any
 
 from keepline.config.reader import ENVIRONMENT_PREFIX, FromEnvironment, Reader, listed, nearest
 from keepline.config.sections import (
+    BROKERS,
     ISSUERS,
+    OWN_LIMITS,
+    BrokerSettings,
     CredentialSettings,
+    LimitSettings,
     OAuth2Credential,
+    ProjectXCredential,
     RelaySettings,
     SandboxSettings,
     SchwabCredential,
@@ -20,10 +25,11 @@ from keepline.config.sections import (
     TelemetrySettings,
 )
 from keepline.errors import ConfigError
+from keepline.resilience.limits import limit_rules
 
 __all__ = ["ENVIRONMENT_PREFIX", "find", "load", "search_path"]
 
-_SECTIONS = ("credentials", "relay", "telemetry", "sandbox")
+_SECTIONS = ("credentials", "relay", "brokers", "limits", "telemetry", "sandbox")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -120,10 +126,21 @@ def _settings(
     }
     _check_credentials(reader, credentials)
     _check_relay(reader, relay, credentials)
+    brokers = {
+        name: _broker(reader, name, table, credentials, environ)
+        for name, table in _named(reader, raw, "brokers")
+    }
+    limits = {
+        name: reader.section(LimitSettings, f"limits.{name}", table)
+        for name, table in _named(reader, raw, "limits")
+    }
+    _check_limits(reader, limits)
     directory = environ.get("CREDENTIALS_DIRECTORY")
     return Settings(
         credentials=MappingProxyType(credentials),
         relay=MappingProxyType(relay),
+        brokers=MappingProxyType(brokers),
+        limits=MappingProxyType(limits),
         telemetry=reader.section(TelemetrySettings, "telemetry", raw.get("telemetry", {})),
         sandbox=reader.section(SandboxSettings, "sandbox", raw.get("sandbox", {})),
         file=file,
@@ -190,8 +207,56 @@ def _check_relay(
     reader: Reader, relay: Mapping[str, RelaySettings], credentials: Mapping[str, Any]
 ) -> None:
     for name, table in relay.items():
-        if table.credential not in credentials:
-            there = f"there is {listed(credentials)}" if credentials else "none is configured"
-            advice = nearest(table.credential, credentials) or there
-            message = f"no [credentials.{table.credential}]; {advice}"
-            raise reader.error(message, f"relay.{name}.credential")
+        _check_credential_exists(reader, f"relay.{name}", table.credential, credentials)
+
+
+def _check_credential_exists(
+    reader: Reader, path: str, wanted: str, credentials: Mapping[str, Any]
+) -> None:
+    if wanted not in credentials:
+        there = f"there is {listed(credentials)}" if credentials else "none is configured"
+        advice = nearest(wanted, credentials) or there
+        raise reader.error(f"no [credentials.{wanted}]; {advice}", f"{path}.credential")
+
+
+def _broker(
+    reader: Reader,
+    name: str,
+    table: dict[str, Any],
+    credentials: Mapping[str, CredentialSettings],
+    environ: Mapping[str, str],
+) -> BrokerSettings:
+    path = f"brokers.{name}"
+    wanted = str(table.get("credential", name))
+    _check_credential_exists(reader, path, wanted, credentials)
+    credential = credentials[wanted]
+    broker = str(table.get("broker", name if name in BROKERS else credential.issuer))
+    if broker not in BROKERS:
+        advice = nearest(broker, BROKERS) or f"one of {listed(BROKERS)}"
+        raise reader.error(f"no broker {broker!r}; {advice}", f"{path}.broker", table.get("broker"))
+    defaults: dict[str, Any] = {"broker": broker, "credential": wanted}
+    defaults |= {"base_url": _base_url(broker, credential), "journal": f"data/{name}.orders"}
+    account = environ.get("PROJECT_X_ACCOUNT_NAME")
+    if broker == "projectx" and account:
+        defaults["account"] = FromEnvironment.of("PROJECT_X_ACCOUNT_NAME", account)
+    return reader.section(BrokerSettings, path, {**defaults, **table})
+
+
+def _base_url(broker: str, credential: CredentialSettings) -> str:
+    """The tokens and the API of a broker come from one address, unless somebody says otherwise."""
+    own: type[ProjectXCredential | SchwabCredential]
+    own = ProjectXCredential if broker == "projectx" else SchwabCredential
+    if isinstance(credential, own):
+        return credential.base_url
+    return {"projectx": "https://api.topstepx.com", "schwab": "https://api.schwabapi.com"}[broker]
+
+
+def _check_limits(reader: Reader, limits: Mapping[str, LimitSettings]) -> None:
+    for name, rule in limits.items():
+        if not rule.endpoints and name not in OWN_LIMITS:
+            message = f'missing; which paths, for example ["*/Order/*"]? Only {listed(OWN_LIMITS)} have their own'
+            raise reader.error(message, f"limits.{name}.endpoints")
+        try:
+            limit_rules({"limits": {name: rule.as_rule()}})
+        except ConfigError as error:
+            raise reader.error(str(error.args[0]), error.key) from None

@@ -16,8 +16,12 @@ from keepline.errors import ConfigError
 from keepline.files import read_private
 
 __all__ = [
+    "BROKERS",
     "ISSUERS",
+    "OWN_LIMITS",
+    "BrokerSettings",
     "CredentialSettings",
+    "LimitSettings",
     "OAuth2Credential",
     "ProjectXCredential",
     "RelaySettings",
@@ -243,6 +247,55 @@ class RelaySettings(Section, frozen=True, kw_only=True):
     timeout: Seconds = 5.0
 
 
+BROKERS = ("projectx", "schwab")
+"""The brokers that a `[brokers.NAME]` may name."""
+
+
+class BrokerSettings(Section, frozen=True, kw_only=True):
+    """`[brokers.NAME]`: an account at a broker, reached with the tokens of a credential.
+
+    Attributes:
+        broker: whose API it is; the section's own name counts when that is a broker, else the credential's issuer.
+        credential: the name of a `[credentials.NAME]`; the section's own name unless given.
+        account: the account's name or number; PROJECT_X_ACCOUNT_NAME unless given. None: the only one that can trade.
+        base_url: where the API lives; the credential's address unless given.
+        journal: the file of order intents, one owner at a time; `data/NAME.orders` unless given.
+    """
+
+    broker: Literal["projectx", "schwab"]
+    credential: Text
+    account: Text | None = None
+    base_url: Text
+    journal: Path
+
+
+OWN_LIMITS = ("history", "general", "schwab")
+"""Rules that the brokers bring along, with endpoints of their own: ProjectX two, Schwab one."""
+
+
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """`[limits.NAME]`: how fast a broker may be asked; a broker's own rule of that name is replaced.
+
+    Attributes:
+        limit: units (calls, mostly) in any window.
+        window_seconds: the window's length.
+        burst: units that may go at once after quiet; the limit unless given.
+        endpoints: patterns of paths such as `*/History/*`; those of the rule that is replaced unless given.
+        margin_seconds: how much longer than the window a call is remembered; a hundredth of it unless given.
+    """
+
+    limit: Count
+    window_seconds: Seconds
+    burst: Count | None = None
+    endpoints: tuple[Text, ...] = ()
+    margin_seconds: Delay | None = None
+
+    def as_rule(self) -> dict[str, Any]:
+        """The rule as `RateLimiter` takes it: what was not given is not in it."""
+        rule = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value for name, value in rule.items() if value not in (None, ())}
+
+
 class TelemetrySettings(Section, frozen=True, kw_only=True):
     """`[telemetry]`: where log lines and numbers go.
 
@@ -287,6 +340,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Attributes:
         credentials: by name, in the order of the file.
         relay: by name, in the order of the file.
+        brokers: by name, in the order of the file.
+        limits: rules by name, in the order of the file.
         telemetry: log and metrics.
         sandbox: the venue for trying out.
         file: the file that was read, None when there was none.
@@ -296,6 +351,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     credentials: Mapping[str, CredentialSettings]
     relay: Mapping[str, RelaySettings]
+    brokers: Mapping[str, BrokerSettings]
+    limits: Mapping[str, LimitSettings]
     telemetry: TelemetrySettings
     sandbox: SandboxSettings
     file: Path | None
@@ -333,6 +390,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         shown = {
             "credentials": {name: _plain(table) for name, table in self.credentials.items()},
             "relay": {name: _plain(table) for name, table in self.relay.items()},
+            "brokers": {name: _plain(table) for name, table in self.brokers.items()},
+            "limits": {name: _plain(table) for name, table in self.limits.items()},
             "telemetry": _plain(self.telemetry),
             "sandbox": _plain(self.sandbox),
         }

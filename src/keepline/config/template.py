@@ -42,6 +42,19 @@ targets = [
     # { address = "tcp://127.0.0.1:9999", name = "scalper", shared_secret_file = "configs/scalper_secret" },
 ]
 
+# --- brokers: accounts that orders, bars and the command line reach ------------------------------------------------
+
+[brokers.schwab]                                    # with the tokens of [credentials.schwab]
+# account = "12345678"                              # not needed when there is only one
+
+# [brokers.topstep]
+# account = "50KTC-V2-1234-12345678"                # or PROJECT_X_ACCOUNT_NAME
+# journal = "data/topstep.orders"                   # order intents; one owner at a time
+
+# [limits.history]                                  # a broker's own rule of this name is replaced
+# limit = 50
+# window_seconds = 30
+
 # --- log and numbers ---------------------------------------------------------------------------------------------
 
 [telemetry]
@@ -74,7 +87,7 @@ def write_template(file: Path) -> None:
 def as_toml(shown: Mapping[str, Any]) -> str:
     """What `Settings.show` gave, as TOML; keys without a value are comments."""
     lines = [f"# {shown['file'] or 'no file: defaults and environment'}"]
-    for section in ("credentials", "relay"):
+    for section in ("credentials", "relay", "brokers", "limits"):
         for name, table in shown[section].items():
             lines += ["", f"[{section}.{_key(name)}]", *_lines(table)]
     for section in ("telemetry", "sandbox"):

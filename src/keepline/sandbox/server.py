@@ -1,14 +1,12 @@
-"""The sandbox on a socket: moves bytes between HTTP and the venue, and applies the faults.
+"""The sandbox on a socket: moves bytes between HTTP and the venue with its market, and applies the faults.
 
 Invariants: it listens on loopback unless told otherwise; a request for another host name or from a foreign page is
 refused (DNS rebinding, cross-site posts); every decision is the venue's or the fault table's.
 """
 
 import ipaddress
-import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,9 +16,12 @@ from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.token import Token
 from keepline.errors import ConfigError
 from keepline.sandbox.faults import KINDS, Fault, Faults, Plan
+from keepline.sandbox.market import Market
+from keepline.sandbox.replies import bearer, cut, json_object, refusal, response
+from keepline.sandbox.trading import Rates, Trading
 from keepline.sandbox.venue import OAuthVenue, Reply, VenueSettings
 
-__all__ = ["COUNTERS", "SandboxServer"]
+__all__ = ["COUNTERS", "Rates", "SandboxServer"]
 
 COUNTERS = (
     "requests",
@@ -35,6 +36,10 @@ COUNTERS = (
     "validations",
     "logouts",
     "refused",
+    "unauthorized",
+    "rate_limited",
+    "orders",
+    "fills",
     "faults",
 )
 """What `stats()` and `GET /stats` tell, each from 0 up."""
@@ -45,14 +50,12 @@ _NO_FORM = Reply(
     400,
     {"error": "invalid_request", "error_description": "the body is not a form that can be read"},
 )
-_UNAUTHORIZED = Reply(401, {"message": "Unauthorized", "errors": []})
-_ACCOUNTS: list[object] = [{"accountNumber": "10000001", "hashValue": "5A4E0B0C7D"}]
 
 Work = Callable[[web.Request, float, Plan], Any]
 
 
 class SandboxServer:
-    """A broker on loopback that speaks Schwab's OAuth and ProjectX's authentication.
+    """A broker on loopback: Schwab's OAuth and orders, ProjectX's authentication and orders, one market behind both.
 
     The default app is `sandbox-key` with `sandbox-secret`, the default user `sandbox` with `sandbox-api-key`.
 
@@ -61,6 +64,7 @@ class SandboxServer:
         port: 0 takes any free one.
         clock: the venue's time and the delays of faults.
         allow_remote: listen where strangers reach it, and answer to any host name.
+        rates: how often a client may ask.
         venue: everything of `VenueSettings`: `seed`, `access_lifetime`, `refresh_lifetime`, `rotate`, `grace` and more.
 
     Example:
@@ -76,6 +80,7 @@ class SandboxServer:
         port: int = 0,
         clock: Clock = SYSTEM_CLOCK,
         allow_remote: bool = False,
+        rates: Rates | None = None,
         **venue: Any,
     ) -> None:
         if not allow_remote and not _is_loopback(host):
@@ -85,6 +90,14 @@ class SandboxServer:
                 key="host",
             )
         self.venue = OAuthVenue(VenueSettings(**venue))
+        self._market = Market(seed=self.venue.settings.seed)
+        self._trading = Trading(
+            self._market,
+            accepts=lambda token, now: self.venue.accepts(token, now=now),
+            boottime=lambda: self._clock.boottime(),
+            rates=rates or Rates(),
+            counts=self.venue.counts,
+        )
         self._host, self._port = host, port
         self._clock = clock
         self._allow_remote = allow_remote
@@ -139,8 +152,16 @@ class SandboxServer:
         """End all faults; how many there were."""
         return self._faults.clear()
 
+    @property
+    def market(self) -> Market:
+        """The truth about orders, fills and positions, as of now."""
+        self._market.advance(self._clock.wall().timestamp())
+        return self._market
+
     def stats(self) -> dict[str, int]:
         """The counters since the start."""
+        market = self.market
+        self.venue.counts |= {"orders": len(market.orders), "fills": len(market.fills)}
         return {name: self.venue.counts[name] for name in COUNTERS}
 
     def issue(self) -> Token:
@@ -177,9 +198,11 @@ class SandboxServer:
             ("POST", "/api/Auth/validate", "validate", self._validate),
             ("POST", "/api/Auth/logout", "logout", self._logout),
             ("GET", "/api/Status/ping", "api", self._ping),
-            ("GET", "/trader/v1/accounts/accountNumbers", "api", self._accounts),
         ):
             app.router.add_route(method, path, self._venue_handler(route, work))
+        for at in self._trading.routes():
+            handler = self._venue_handler(at.route, at.work, at.broker)
+            app.router.add_route(at.method, at.path, handler)
         app.router.add_post("/faults", self._guarded(self._add_fault))
         app.router.add_get("/faults", self._guarded(self._list_faults))
         app.router.add_delete("/faults", self._guarded(self._clear_faults))
@@ -188,8 +211,8 @@ class SandboxServer:
 
     def _guarded(self, handler: Callable[[web.Request], Any]) -> Any:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            refusal = self._refusal(request)
-            return refusal if refusal is not None else await handler(request)
+            no = self._refusal(request)
+            return no if no is not None else await handler(request)
 
         return guarded
 
@@ -197,10 +220,10 @@ class SandboxServer:
         if self._allow_remote:
             return None
         if not self._is_ours(request.host):
-            return _error(421, f"this is {self.url}, not the host that the request names")
+            return refusal(421, f"this is {self.url}, not the host that the request names")
         origin = request.headers.get("Origin")
         if origin is not None and not self._is_ours(urlsplit(origin).netloc):
-            return _error(403, "pages of another site may not talk to the sandbox")
+            return refusal(403, "pages of another site may not talk to the sandbox")
         return None
 
     def _is_ours(self, netloc: str) -> bool:
@@ -209,20 +232,21 @@ class SandboxServer:
         except ValueError:
             return False
 
-    def _venue_handler(self, route: str, work: Work) -> Any:
+    def _venue_handler(self, route: str, work: Work, broker: str = "") -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:
             self.venue.counts["requests"] += 1
-            plan = self._faults.plan(route, now=self._clock.boottime())
+            plan = self._faults.plan(route, now=self._clock.boottime(), broker=broker)
             self.venue.counts["faults"] += len(plan.struck)
             if plan.cut:
-                return _cut(request)
+                return cut(request)
             now = self._clock.wall().timestamp() + plan.skew
-            reply = plan.reply or await work(request, now, plan)
+            instead = plan.reply if plan.later is None else None
+            reply = instead or await work(request, now, plan)
             if plan.delay:
                 await self._clock.sleep(plan.delay)
             if plan.lose:
-                return _cut(request)
-            return _response(reply, plan.without, now=now)
+                return cut(request)
+            return response(reply, plan.without, now=now)
 
         return self._guarded(handle)
 
@@ -238,32 +262,28 @@ class SandboxServer:
         return self.venue.token(form, authorization=authorization, now=now, rotate=plan.rotate)
 
     async def _login_key(self, request: web.Request, now: float, _: Plan) -> Reply:
-        body = await _json_object(request)
+        body = await json_object(request)
         return (
             _PROBLEM if body is None else Reply(200, self.venue.sessions.login_key(body, now=now))
         )
 
     async def _validate(self, request: web.Request, now: float, _: Plan) -> Reply:
-        return Reply(200, self.venue.sessions.validate(_bearer(request), now=now))
+        return Reply(200, self.venue.sessions.validate(bearer(request), now=now))
 
     async def _logout(self, request: web.Request, now: float, _: Plan) -> Reply:
-        return Reply(200, self.venue.sessions.logout(_bearer(request), now=now))
+        return Reply(200, self.venue.sessions.logout(bearer(request), now=now))
 
     async def _ping(self, _: web.Request, __: float, ___: Plan) -> Reply:
         return Reply(200, "pong")
 
-    async def _accounts(self, request: web.Request, now: float, _: Plan) -> Reply:
-        known = self.venue.accepts(_bearer(request), now=now)
-        return Reply(200, _ACCOUNTS) if known else _UNAUTHORIZED
-
     async def _add_fault(self, request: web.Request) -> web.Response:
-        body = await _json_object(request)
+        body = await json_object(request)
         if body is None or "fault" not in body:
-            return _error(400, 'a JSON object is needed: {"fault": NAME, …}', known=list(KINDS))
+            return refusal(400, 'a JSON object is needed: {"fault": NAME, …}', known=list(KINDS))
         try:
             fault = self._inject(body)
         except ConfigError as error:
-            return _error(400, str(error), known=list(KINDS))
+            return refusal(400, str(error), known=list(KINDS))
         return web.json_response(self._told(fault), status=201)
 
     async def _list_faults(self, _: web.Request) -> web.Response:
@@ -295,42 +315,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _bearer(request: web.Request) -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
-
-
-async def _json_object(request: web.Request) -> dict[str, Any] | None:
-    try:
-        body = json.loads(await request.read())
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _error(status: int, message: str, **more: object) -> web.Response:
-    return web.json_response({"error": message, **more}, status=status)
-
-
-def _cut(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()  # nobody is there to read it
-
-
-def _response(reply: Reply, without: frozenset[str], *, now: float) -> web.Response:
-    headers = {
-        "Date": format_datetime(datetime.fromtimestamp(now, UTC), usegmt=True),
-        **reply.headers,
-    }
-    if isinstance(reply.body, str):
-        kind = "text/html" if reply.body.startswith("<") else "text/plain"
-        return web.Response(
-            status=reply.status, text=reply.body, content_type=kind, headers=headers
-        )
-    body: object = reply.body
-    if isinstance(reply.body, Mapping):
-        body = {name: value for name, value in reply.body.items() if name not in without}
-    return web.json_response(body, status=reply.status, headers=headers)

@@ -8,7 +8,7 @@ import bisect
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 __all__ = [
@@ -32,7 +32,7 @@ DEFAULT_BUCKETS = (
 class Metric:
     """One name with its labelled plain numbers, safe from every thread; `set` costs a dictionary write."""
 
-    __slots__ = ("_lock", "_values", "description", "kind", "labels", "name")
+    __slots__ = ("_lock", "_sources", "_values", "description", "kind", "labels", "name")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Metric:
         self.kind = kind
         self.labels = labels
         self._lock = threading.Lock()
+        self._sources: list[Callable[[], None]] = []
         self._values: dict[tuple[str, ...], float] = (
             {} if labels or kind == "histogram" else {(): 0.0}
         )
@@ -65,11 +66,21 @@ class Metric:
 
     def value(self, *labels: str) -> float:
         """The number of a series, 0 when it was never touched."""
+        self._gather()
         return self._values.get(labels, 0.0)
 
     def samples(self) -> list[tuple[tuple[str, ...], float]]:
         """All series at this moment: label values and number."""
+        self._gather()
         return list(self._values.items())
+
+    def gather_from(self, bring: Callable[[], None]) -> None:
+        """Call `bring` before every read: a hot path counts in numbers of its own and brings them here only then."""
+        self._sources.append(bring)
+
+    def _gather(self) -> None:
+        for bring in self._sources:
+            bring()
 
     def _series(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         if len(labels) != len(self.labels):
@@ -106,6 +117,14 @@ class Histogram(Metric):
             counts[bisect.bisect_left(self.buckets, value)] += 1
             self._sums[labels] += value
 
+    def add(self, counts: Sequence[int], total: float, *labels: str) -> None:
+        """Count many values at once: how many fell under each bound (and above all of them), and their sum."""
+        with self._lock:
+            known = self._counts.get(labels) or self._begin(self._series(labels))
+            for place, count in enumerate(counts):
+                known[place] += count
+            self._sums[labels] += total
+
     def inc(self, *labels: str, by: float = 1.0) -> None:
         """Not for a histogram: it counts what `observe` is given."""
         raise TypeError(f"{self.name} is a histogram: use observe()")
@@ -122,18 +141,22 @@ class Histogram(Metric):
 
     def value(self, *labels: str) -> float:
         """How many values the series has seen."""
+        self._gather()
         return float(sum(self._counts.get(labels, ())))
 
     def sum(self, *labels: str) -> float:
         """The values of the series added up."""
+        self._gather()
         return self._sums.get(labels, 0.0)
 
     def samples(self) -> list[tuple[tuple[str, ...], float]]:
         """All series at this moment: label values and how many values each has seen."""
+        self._gather()
         return [(labels, self.value(*labels)) for labels in list(self._counts)]
 
     def distributions(self) -> list[tuple[tuple[str, ...], list[tuple[str, float]], float]]:
         """All series: label values, cumulative counts by upper bound as Prometheus wants them, and the sum."""
+        self._gather()
         with self._lock:
             return [
                 (labels, self._cumulative(counts), self._sums[labels])

@@ -1,0 +1,1 @@
+"""Brokers: what is special about each venue, behind words that all of them share."""

@@ -1,0 +1,155 @@
+"""What is looked at before anything is sent: amounts, prices, texts and moments, each with a sentence that names it.
+
+Invariants: pure functions; what they refuse is a `ConfigError` with the argument's name as its key; no number reaches
+the wire other than the caller wrote it.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+from keepline.errors import ConfigError
+
+__all__ = [
+    "amount",
+    "id_number",
+    "moment",
+    "number",
+    "price",
+    "span",
+    "text",
+    "wire_moment",
+    "wire_number",
+]
+
+_DIGITS = 15
+"""A JSON number is read as a double nearly everywhere; so many digits survive that."""
+
+
+def number(value: object, key: str) -> Decimal:
+    """The value as a finite Decimal; a float counts as what it prints.
+
+    Raises:
+        ConfigError: a text, a bool, NaN, infinite, or more digits than a JSON number carries.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise ConfigError(f"is a number such as Decimal('21000.25'), not {value!r}", key=key)
+    try:
+        found = value if isinstance(value, Decimal) else Decimal(repr(value))
+    except InvalidOperation:  # pragma: no cover - every int and float prints as a number
+        raise ConfigError(f"is a number, not {value!r}", key=key) from None
+    if not found.is_finite():
+        raise ConfigError(f"is a finite number, not {found}", key=key)
+    if len(found.normalize().as_tuple().digits) > _DIGITS:
+        raise ConfigError(f"has more than {_DIGITS} digits: {found}", key=key)
+    return found
+
+
+def amount(value: object, key: str, *, whole: bool = False) -> Decimal:
+    """A quantity above 0.
+
+    Args:
+        value: the quantity.
+        key: its name.
+        whole: contracts and shares that cannot be divided.
+
+    Raises:
+        ConfigError: 0, negative, or a fraction of what has none.
+    """
+    found = number(value, key)
+    if found <= 0:
+        raise ConfigError(f"is above 0, not {found}", key=key)
+    if whole and found != found.to_integral_value():
+        raise ConfigError(f"is a whole number, not {found}", key=key)
+    return found
+
+
+def price(
+    value: object, key: str, *, tick: Decimal | None = None, above_zero: bool = False
+) -> Decimal:
+    """A price on the tick.
+
+    Args:
+        value: the price.
+        key: its name.
+        tick: the smallest step, None when it is not known.
+        above_zero: refuse a negative one (some futures have traded below zero).
+
+    Raises:
+        ConfigError: 0, off the tick, or negative where that cannot be; names the nearest prices that would do.
+    """
+    found = number(value, key)
+    if found == 0 or (above_zero and found < 0):
+        raise ConfigError(f"{found} is no price{' above 0' if above_zero else ''}", key=key)
+    if tick is not None and tick > 0 and found % tick != 0:
+        below = (found // tick) * tick if found > 0 else (found // tick - 1) * tick
+        raise ConfigError(
+            f"{found} is off the tick of {tick}; the nearest prices are {below} and {below + tick}",
+            key=key,
+        )
+    return found
+
+
+def wire_number(value: Decimal) -> int | float:
+    """The number as JSON carries it: `Decimal("0.1")` goes out as 0.1, a whole one without a point."""
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def text(value: object, key: str) -> str:
+    """A text that is not empty.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"is a text that is not empty, not {value!r}", key=key)
+    return value
+
+
+def id_number(value: object, key: str) -> int:
+    """A broker's id: a whole number above 0, or its digits as a text.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ConfigError(f"is a whole number above 0, not {value!r}", key=key)
+    return value
+
+
+def moment(value: object, key: str) -> datetime:
+    """The moment in UTC.
+
+    Raises:
+        ConfigError: no datetime, or one that does not say of which zone it is.
+    """
+    if not isinstance(value, datetime):
+        raise ConfigError(f"is a datetime with a time zone, not {value!r}", key=key)
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ConfigError(
+            f"{value.isoformat(' ')} says nothing of its time zone; give it one,"
+            " for example tzinfo=timezone.utc",
+            key=key,
+        )
+    return value.astimezone(UTC)
+
+
+def span(start: object, end: object) -> tuple[datetime, datetime]:
+    """Both ends of a time span in UTC.
+
+    Raises:
+        ConfigError: one is no aware datetime, or the end is not after the start.
+    """
+    begin, finish = moment(start, "start"), moment(end, "end")
+    if begin >= finish:
+        raise ConfigError(
+            f"{finish:%Y-%m-%d %H:%M:%S} UTC is not after the start, {begin:%Y-%m-%d %H:%M:%S} UTC",
+            key="end",
+        )
+    return begin, finish
+
+
+def wire_moment(instant: datetime) -> str:
+    """A UTC moment with milliseconds and a Z that is true."""
+    return f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03d}Z"

@@ -1,0 +1,1 @@
+"""Charles Schwab's Trader API: orders without a client id, answers without a body."""
