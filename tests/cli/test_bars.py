@@ -15,7 +15,7 @@ import pytest
 
 from keepline.brokers.barfile import COLUMNS, BarFile, bar_file
 from keepline.brokers.projectx.messages import ContractInfo
-from keepline.cli.main import run
+from keepline.cli.program import run
 from keepline.daemon.download import chosen, instant
 from keepline.errors import ConfigError, KeeplineError
 from keepline.model import Bar

@@ -17,7 +17,7 @@ from tests.brokers.orders.venue import (
 )
 
 from keepline.brokers.orders import OrderGateway, OutcomeState
-from keepline.cli.main import run
+from keepline.cli.program import run
 from keepline.testing import ManualClock
 
 Keepline = Callable[..., tuple[int, str, str]]
