@@ -29,7 +29,10 @@ def test_init_writes_a_configuration_once(keepline: Command, place: Place) -> No
 
 def test_config_check_says_what_is_right_and_what_is_wrong(keepline: Command, place: Place) -> None:
     answer = keepline("config", "check")
-    assert (answer.code, answer.out) == (0, f"{place.config}: ok, 1 credentials, 0 relay\n")
+    assert (answer.code, answer.out) == (
+        0,
+        f"{place.config}: ok; credentials: schwab; relay: none\n",
+    )
     told = keepline("config", "check", "--json").json
     assert told == {
         "ok": True,
@@ -203,7 +206,7 @@ def test_the_doctor_names_each_remedy(keepline: Command, place: Place) -> None:
     assert (
         "fail  credential schwab: no token is stored\n      -> keepline login schwab" in answer.out
     )
-    assert answer.err == "keepline: 1 things to correct\n"
+    assert answer.err == "keepline: 1 thing to correct\n"
     keepline("token", "import", stdin=place.oauth_answer())
     told = keepline("doctor", "--json")
     assert told.code == 0
@@ -265,7 +268,7 @@ def test_a_token_as_an_argument_is_refused_and_not_repeated(keepline: Command) -
         (("send", "--interval", "-1"), "invalid value for '--interval'"),
         (("listen", "--at", "nonsense"), "is no address"),
         (("listen", "--name", "../x"), "is no name"),
-        (("listen", "--at", "tcp://127.0.0.1:0", "--for", "1"), "allow_unauthenticated_loopback"),
+        (("listen", "--at", "tcp://127.0.0.1:0", "--for", "1"), "--allow-unauthenticated-loopback"),
         (("sandbox", "fault"), "give one of FAULT, --list, --clear"),
         (("sandbox", "fault", "x", "--list"), "give one of FAULT, --list, --clear"),
         (("sandbox", "serve", "--host", "0.0.0.0"), "not a loopback address"),
@@ -351,3 +354,42 @@ def test_login_refuses_an_empty_foreign_or_forged_address(
     assert answer.code in (1, 3)
     assert words in answer.err
     assert not (place.directory / "tokens.json").exists()
+
+
+def test_secrets_go_to_a_terminal_only_when_asked_for(
+    keepline: Command, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keepline("token", "import", stdin=place.oauth_answer(refresh_token="refresh-secret-1"))
+    monkeypatch.setattr("keepline.cli.output.on_terminal", lambda: True)
+    answer = keepline("token", "export")
+    assert answer.code == 2
+    assert "--show-secrets" in answer.err
+    assert "refresh-secret-1" not in answer.out + answer.err
+    assert "refresh-secret-1" in keepline("token", "export", "--show-secrets").out
+
+
+def test_what_never_began_has_no_numbers(keepline: Command, place: Place) -> None:
+    answer = keepline("send", stdin="\n")
+    assert (answer.code, answer.out) == (2, "")
+    assert "nothing to send" in answer.err
+    answer = keepline("listen", "--at", "nowhere/x.sock")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.count("\n") == 1
+    assert "make it first: mkdir" in answer.err
+
+
+def test_numbers_for_people_are_those_that_are_not_zero(keepline: Command, place: Place) -> None:
+    answer = keepline("send", stdin="one\n")
+    assert answer.code == 4
+    assert [line.split()[0] for line in answer.out.splitlines()] == [
+        *("tokens", "unreachable", "seconds"),
+    ]
+    answer = keepline("listen", "--for", "0.01")
+    assert (answer.code, answer.out) == (0, "tokens  0\n")
+
+
+def test_a_mistake_in_the_issuers_key_is_named(keepline: Command, place: Place) -> None:
+    place.config.write_text('[credentials.x]\nisuer = "static"\n')
+    answer = keepline("config", "check")
+    assert answer.code == 2
+    assert "[credentials.x.isuer]: unknown key; did you mean issuer?" in answer.err

@@ -11,10 +11,9 @@ import typer
 from keepline import errors
 from keepline.cli import program, service
 from keepline.cli.app import app
-from keepline.cli.exits import exit_code, exit_code_of_deliveries, exit_code_of_signal
+from keepline.cli.exits import exit_code, exit_code_of_outcomes, exit_code_of_signal
 from keepline.cli.notes import notes
 from keepline.cli.output import show_credential, show_fields, show_table
-from keepline.relay.sender import Delivery
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def test_each_error_has_its_exit_code(error: Exception, code: int) -> None:
 
 def test_the_worst_delivery_decides() -> None:
     def code(*outcomes: str) -> int:
-        return exit_code_of_deliveries(Delivery("t", o, 1) for o in outcomes)  # type: ignore[arg-type]
+        return exit_code_of_outcomes(outcomes)
 
     assert code() == code("delivered", "superseded") == 0
     assert code("delivered", "unreachable") == 4

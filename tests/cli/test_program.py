@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from keepline.http import HttpSession
 from keepline.relay.local import LocalClient
@@ -255,7 +256,7 @@ async def test_tokens_are_piped_from_hand_to_hand(start: Start, place: Place) ->
     assert await listen.end() == 0
     text = "\n".join((*send.said, *listen.said))
     assert re.search(r"delivered +2", text)
-    assert re.search(r"token_count +2", text)
+    assert re.search(r"tokens +2", text)
     assert "test_" not in text.replace("keepline", "")
 
 
@@ -265,7 +266,7 @@ async def test_made_up_tokens_go_out_until_the_count(start: Start, place: Place)
     send = await start("send", "--to", address, "--generate", "--interval", "0.01", "--count", "3")
     assert await send.end() == 0
     assert await listen.end(signal.SIGINT) == 130
-    assert any(re.fullmatch(r"token_count +3", line) for line in listen.said)
+    assert any(re.fullmatch(r"tokens +3", line) for line in listen.said)
 
 
 async def test_a_secret_is_proven_and_a_wrong_one_refused(start: Start, place: Place) -> None:
@@ -342,3 +343,63 @@ async def test_the_demo_plays_to_its_end_and_leaves_nothing(
             os.kill(pid, 0)
     assert not list(place.directory.glob("keepline-demo-*"))
     assert "Traceback" not in "\n".join(demo.said)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_whatever_ends_a_listener_it_tells_its_numbers_and_leaves_no_socket(
+    start: Start, place: Place, number: signal.Signals, code: int
+) -> None:
+    listen = await start("listen", "--name", "x")
+    path = (await listen.says("listening at")).rpartition("unix:")[2]
+    assert await (await start("send", "--generate", "--to", "bot:x")).end() == 0
+    await listen.says("Token received")
+    assert await listen.end(number) == code
+    assert any(re.fullmatch(r"tokens +1", line) for line in listen.said)
+    assert not Path(path).exists()
+    assert "[" not in "".join(line for line in listen.said if "Token received" not in line)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_whatever_ends_a_sender_it_tells_its_numbers(
+    start: Start, place: Place, number: signal.Signals, code: int
+) -> None:
+    listen = await start("listen")
+    await listen.says("listening at")
+    send = await start("send", "--generate", "--interval", "3600")
+    await send.says("delivered to bot:default")
+    assert await send.end(number) == code
+    assert any(re.fullmatch(r"delivered +1", line) for line in send.said)
+
+
+async def test_an_import_that_the_daemon_does_not_serve_says_what_it_serves(
+    start: Start, place: Place
+) -> None:
+    await signed_in(start, place)
+    daemon = await start("run")
+    await daemon.says("Daemon started")
+    old = (place.directory / "tokens.json").read_text()
+    assert await (await start("token", "refresh")).end() == 0
+    again = await start("token", "import")
+    again.process.stdin.write(old.encode())
+    again.process.stdin.close()
+    assert await again.end() == 0
+    assert not any("has taken it up" in line for line in again.said)
+    assert re.search(r"daemon serves token \w+, generation \d+", "\n".join(again.said))
+
+
+async def test_certificates_of_both_ends_on_the_command_line(start: Start, place: Place) -> None:
+    authority = trustme.CA()
+    files = ["--tls-ca", "ca.pem"]
+    authority.cert_pem.write_to_path(str(place.directory / "ca.pem"))
+    leaf = authority.issue_cert("127.0.0.1")
+    for option, blob in (("certificate", leaf.cert_chain_pems[0]), ("key", leaf.private_key_pem)):
+        blob.write_to_path(str(place.directory / f"{option}.pem"))
+        files += [f"--tls-{option}", f"{option}.pem"]
+    listen = await start("listen", "--at", "tls://127.0.0.1:0", "--count", "1", *files)
+    address = (await listen.says("listening at")).split()[-1]
+    assert address.startswith("tls://")
+    plain = await start("send", "--generate", "--to", address.replace("tls", "tcp", 1))
+    assert await plain.end() == 4
+    assert await (await start("send", "--generate", "--to", address)).end() == 2
+    assert await (await start("send", "--generate", "--to", address, *files)).end() == 0
+    assert await listen.end() == 0

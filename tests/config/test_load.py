@@ -285,6 +285,18 @@ RELAY = MINIMAL + '[relay.main]\ncredential = "schwab"\ntargets = ["/a"]\n'
             "limits.general.limit",
             "from 1 to 1,000,000",
         ),
+        ('[credentials.x]\nisuer = "schwab"\n', "credentials.x.isuer", "did you mean issuer?"),
+        (MINIMAL + '[telemetry]\nlog_file = ""\n', "telemetry.log_file", "got an empty text"),
+        (
+            MINIMAL + '[telemetry]\nlog_file = "~nobody-of-this-name/x"\n',
+            "telemetry.log_file",
+            "no home directory",
+        ),
+        (
+            MINIMAL + '[relay.m]\ncredential = "schwab"\ntargets = "bot:x"\n',
+            "relay.m.targets",
+            "expected a list, got text; put it in brackets",
+        ),
         (MINIMAL + "tokn_file = 1\n", "credentials.schwab.tokn_file", "did you mean token_file?"),
         (RELAY + "retry_dely = 1\n", "relay.main.retry_dely", "did you mean retry_delay?"),
         (MINIMAL + "zzz = 1\n", "credentials.schwab.zzz", "known here: issuer, storage"),

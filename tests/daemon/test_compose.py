@@ -155,8 +155,8 @@ def relay(targets: str) -> str:
         ('"/ok.sock", "tcp://h"', "relay.m.targets[1].address", "needs a host and a port"),
         (f'"/{"x" * 120}"', "relay.m.targets[0].address", "a Unix socket's path at most 107"),
         ('"tcp://192.0.2.1:1"', "relay.m.targets[0].address", "allow_plain_tcp_beyond_loopback"),
-        ('"tls://h:1"', "relay.m.targets[0].tls", "needs tls"),
-        ('"bot:../x"', "relay.m.targets[0].name", "is no name"),
+        ('"tls://h:1"', "relay.m.targets[0].tls_certificate", "needs certificates"),
+        ('"bot:../x"', "relay.m.targets[0].address", "is no name"),
         (
             '{address = "tls://h:1", tls_ca = "c"}',
             "relay.m.targets[0].tls_certificate",
@@ -164,9 +164,10 @@ def relay(targets: str) -> str:
         ),
         (
             '{address = "tls://h:1", tls_ca = "c", tls_key = "c", tls_certificate = "c"}',
-            "relay.m.targets[0].ca",
+            "relay.m.targets[0].tls_ca",
             "No such file",
         ),
+        ('"~nobody-of-this-name/x"', "relay.m.targets[0].address", "no home directory"),
         (
             '{address = "/a", shared_secret_file = "none"}',
             "relay.m.targets[0].shared_secret_file",

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -157,3 +157,12 @@ async def test_a_bad_target_and_a_long_runtime_directory_fail(
     assert "is no address" in found["relay bots"].words
     assert found["runtime directory"].remedy.startswith("set KEEPLINE_RUNTIME_DIR")
     assert found["daemon"].level == "fail"
+
+
+def test_thirty_seconds_are_still_the_right_time() -> None:
+    from keepline.daemon.doctor import compare_clocks
+
+    now = datetime(2026, 1, 5, 14, 30, 30, tzinfo=UTC)
+    date = "Mon, 05 Jan 2026 14:30:{:02d} GMT"
+    assert compare_clocks("x", date.format(0), now).level == "ok"
+    assert compare_clocks("x", "Mon, 05 Jan 2026 14:29:59 GMT", now).level == "warn"

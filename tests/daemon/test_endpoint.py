@@ -6,6 +6,7 @@ import pytest
 
 from keepline.daemon.endpoint import MetricsEndpoint, parse_listen
 from keepline.daemon.parts import Readiness
+from keepline.errors import ConfigError
 from keepline.http import HttpSession
 
 
@@ -110,3 +111,9 @@ async def test_it_listens_again_on_the_port_that_it_was_told(parts: list[Readine
 def test_a_loopback_address_with_its_port() -> None:
     assert parse_listen("127.0.0.1:9464") == ("127.0.0.1", 9464)
     assert parse_listen("[::1]:0") == ("::1", 0)
+
+
+@pytest.mark.parametrize("port", ["99999", "123456", "9" * 5000, "-1", "٣", ""])
+def test_a_port_that_is_none_is_refused_in_words(port: str) -> None:
+    with pytest.raises(ConfigError, match="is no host:port"):
+        parse_listen(f"127.0.0.1:{port}")

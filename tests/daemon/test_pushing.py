@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from keepline.credentials.token import Token
 from keepline.daemon import pushing
@@ -119,9 +120,86 @@ def test_the_shared_secret_comes_from_a_file_or_the_environment(
 
 def test_the_three_certificate_files_belong_together(tmp_path: Path) -> None:
     assert pushing.tls_files(None, None, None) is None
-    assert pushing.tls_files(tmp_path, tmp_path, tmp_path) is not None
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    certificate, key, ca = (tmp_path / name for name in ("c.pem", "k.pem", "ca.pem"))
+    leaf.cert_chain_pems[0].write_to_path(str(certificate))
+    leaf.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(ca))
+    assert pushing.tls_files(certificate, key, ca) is not None
     with pytest.raises(ConfigError, match="belong together"):
-        pushing.tls_files(tmp_path, None, None)
+        pushing.tls_files(certificate, None, None)
+    with pytest.raises(ConfigError, match="No such file") as caught:
+        pushing.tls_files(certificate, key, tmp_path / "none.pem")
+    assert caught.value.key == "--tls-ca"
+
+
+def test_an_encrypted_address_never_becomes_a_plain_one() -> None:
+    with pytest.raises(ConfigError, match="tls:// needs --tls-certificate, --tls-key and"):
+        make_receiver("tls://127.0.0.1:0", "", secret="s" * 16, tls=None, anybody=True)
+    with pytest.raises(ConfigError, match="tls:// needs --tls-certificate, --tls-key and"):
+        make_targets(["tls://127.0.0.1:9"], secret=None, tls=None, plain=True)
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ("tcp://127.0.0.1:0", "give --secret-file or tls, or allow it with --allow-unauth"),
+        ("tcp://0.0.0.0:0", "allow it with --allow-plain-tcp-beyond-loopback"),
+        ("~nobody-of-this-name/x.sock", "no home directory"),
+        ("bot:../x", "is no name"),
+    ],
+)
+async def test_what_cannot_listen_names_the_option(at: str, words: str) -> None:
+    async def try_it() -> None:
+        receiver = await asyncio.to_thread(
+            make_receiver, at, "", secret=None, tls=None, anybody=False
+        )
+        await listen(receiver, seconds=0, count=0, listening=print, told=print)
+
+    with pytest.raises(ConfigError, match=words) as caught:
+        await try_it()
+    assert caught.value.key == "--at"
+
+
+def test_another_machine_may_push_in_plain_text_where_it_was_said() -> None:
+    receiver = make_receiver(
+        "tcp://0.0.0.0:0", "", secret="s" * 16, tls=None, anybody=False, plain=True
+    )
+    assert receiver.config.allow_plain_tcp_beyond_loopback
+
+
+def test_people_are_told_what_happened_and_nothing_that_did_not() -> None:
+    statistics = PushStatistics()
+    assert statistics.in_words() == {"tokens": 0}
+    statistics.tokens, statistics.seconds = 1, 0.5
+    statistics.count(Delivery("a", "delivered", 1))
+    assert statistics.in_words() == {"tokens": 1, "delivered": 1, "seconds": 0.5}
+    statistics.tokens = 2
+    statistics.count(Delivery("a", "refused", 1, "stale"))
+    assert statistics.in_words()["tokens_per_second"] == 4.0
+    assert list(statistics.as_dict()) == [
+        *("tokens", "delivered", "refused", "unreachable", "too_large"),
+        *("seconds", "tokens_per_second"),
+    ]
+
+
+async def test_what_was_received_is_told_in_a_few_words() -> None:
+    receiver = make_receiver("", "b", secret=None, tls=None, anybody=False)
+    assert pushing.in_words(receiver.get_stats()) == {"tokens": 0}
+    targets = await targets_of("bot:b")
+    async with receiver:
+        sender = TokenSender(targets, attempts=1)
+        await sender.send(Token("new", generation=5))
+        await sender.send(Token("new", generation=5))
+        await sender.send(Token("old", generation=4))
+    assert pushing.in_words(receiver.get_stats()) == {
+        "tokens": 1,
+        "duplicates": 1,
+        "refused": "1 stale",
+        "last token": Token("new").fingerprint,
+        "generation": 5,
+    }
 
 
 def test_plain_tcp_to_another_machine_needs_its_plain_words() -> None:

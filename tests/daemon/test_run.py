@@ -14,7 +14,7 @@ from keepline.config import Settings
 from keepline.daemon.ask import save_token, stored_token
 from keepline.daemon.loop import run_on_loop
 from keepline.daemon.notify import Notifier
-from keepline.daemon.run import run, run_once
+from keepline.daemon.run import run, run_once, until_signal
 from keepline.errors import ConfigError, SignInRequired, TokenUnavailable
 from keepline.relay.address import default_socket_path
 from keepline.relay.receiver import TokenReceiver, TokenReceiverConfig
@@ -64,7 +64,7 @@ async def test_the_watchdog_is_fed_and_the_status_told_again(
         assert await hearing == "WATCHDOG=1"
         assert (await heard(ear)).startswith("STATUS=credential schwab: SIGN_IN_REQUIRED")
         os.kill(os.getpid(), signal.SIGTERM)
-        await clock.run_until(serving.done, limit=30.0)
+        await serving  # stopping takes no time of this clock
 
 
 async def test_a_start_that_fails_leaves_the_signals_as_they_were(configure: Configure) -> None:
@@ -156,3 +156,59 @@ def test_the_socket_works_on_the_fast_loop(clean_environment: Path) -> None:
         await server.stop()
 
     run_on_loop(play())
+
+
+async def test_once_delivers_no_dead_token(configure: Configure, sandbox: SandboxServer) -> None:
+    settings = configure(RELAY)
+    old = sandbox.issue()
+    hour = timedelta(hours=1)
+    dead = replace(old, issued_at=old.issued_at - hour, expires_at=old.expires_at - hour)
+    await save_token(settings, "schwab", dead)
+    sandbox.fault("outage")
+    (cycle,) = await run_once(settings)
+    assert isinstance(cycle.error, TokenUnavailable)
+    assert (cycle.token, cycle.deliveries) == (None, ())
+
+
+async def test_a_signal_ends_the_work_and_its_end_is_the_end() -> None:
+    begun = asyncio.Event()
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append("in order")
+
+    waiting = asyncio.create_task(until_signal(work()))
+    await begun.wait()
+    signal.raise_signal(signal.SIGTERM)
+    assert await waiting is signal.SIGTERM
+    assert ended == ["in order"]
+
+    async def short(error: Exception | None) -> None:
+        if error:
+            raise error
+
+    assert await until_signal(short(None)) is None
+    with pytest.raises(ConfigError):
+        await until_signal(short(ConfigError("x")))
+
+
+async def test_whoever_gives_up_waiting_for_a_signal_ends_the_work_too() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(until_signal(work()))
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()

@@ -77,12 +77,22 @@ async def test_a_person_who_never_answers_keeps_nothing_waiting(
 ) -> None:
     reading, writing = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(reading, "r"))
+    before = set(threading.enumerate())
     asking = asyncio.create_task(ask_line("address: "))
     await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     os.close(writing)
-    (reader,) = [thread for thread in threading.enumerate() if thread.name == "keepline-input"]
-    reader.join()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
     sys.stdin.close()
+
+
+async def test_an_input_that_ends_names_the_command_to_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SignInRequired) as caught:
+        await ask_line("", credential="topstep")
+    assert str(caught.value).endswith("run: keepline login topstep")

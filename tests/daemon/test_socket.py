@@ -366,7 +366,7 @@ async def test_the_file_is_bound_again_when_it_vanishes_and_clients_stay(
             await new.ping()
         await old.ping()
     assert "Socket bound again" in caplog.messages
-    assert server.ready() == (True, "0 clients") or server.clients
+    await until(lambda: server.ready() == (True, "clients: 0"))
     watching.cancel()
     await server.stop()
 
@@ -449,3 +449,63 @@ async def test_a_request_for_another_protocol_is_refused(local: LocalSocket) -> 
     assert answer["error"]["code"] == "bad_request"
     await raw.close()
     assert ProtocolError
+
+
+async def test_the_lost_socket_is_closed_before_the_new_one_is_made(
+    clean_environment: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13 removes the file of a server that it closes, by its inode, which the new file may have."""
+    clock = ManualClock()
+    path = clean_environment / "run" / "daemon.sock"
+    server = LocalSocket(path, {"schwab": source}, dict, clock=clock)
+    await server.start()
+    first = server._binding
+    assert first is not None
+    closed: list[bool] = []
+    bind = daemon_socket.bind_unix
+
+    def watched(*args: Any, **options: Any) -> Any:
+        closed.append(first.socket.fileno() == -1)
+        return bind(*args, **options)
+
+    monkeypatch.setattr(daemon_socket, "bind_unix", watched)
+    watching = asyncio.create_task(server.run())
+    path.unlink()
+    await clock.until_asleep()
+    clock.advance(daemon_socket.LOOK_SECONDS)
+    await until(lambda: server._binding is not first)
+    assert closed == [True]
+    watching.cancel()
+    await server.stop()
+
+
+@pytest.mark.parametrize(("uid", "served"), [(0, True), (4711, True), (4712, False)])
+async def test_root_and_our_own_user_are_served_and_nobody_else(
+    local: LocalSocket, monkeypatch: pytest.MonkeyPatch, uid: int, served: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(daemon_socket, "peer_of", lambda sock, pidfd: Peer(1, uid, uid))
+    raw = await Raw.connect(local)
+    answer = await raw.ask(b'{"v":1,"id":1,"op":"ping"}') if served else await raw.read()
+    assert answer["ok"] is served
+    await raw.close()
+
+
+async def test_a_stop_that_is_cut_short_still_lets_go_of_everything(
+    local: LocalSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binding = local._binding
+    assert binding is not None
+    client = LocalClient(local.path)
+    await client.connect()
+    never = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(asyncio, "to_thread", lambda work: never)
+    stopping = asyncio.create_task(local.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert binding.socket.fileno() == -1
+    with pytest.raises(TransientError, match="ended the connection"):
+        await client.ping()
+    await client.close()

@@ -630,3 +630,11 @@ def test_a_path_is_absolute_and_knows_the_home_directory(
     monkeypatch.chdir(tmp_path)
     assert files.expanded("~/a/b", key="x") == tmp_path / "a" / "b"
     assert files.expanded(Path("c"), key="x") == tmp_path / "c"
+
+
+def test_a_relative_runtime_directory_means_the_same_place_from_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEEPLINE_RUNTIME_DIR", "here")
+    assert files.runtime_directory(make=False) == tmp_path / "here"

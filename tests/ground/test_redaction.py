@@ -128,3 +128,22 @@ def test_values_are_walked_and_numbers_stay_numbers() -> None:
 def test_each_beginning_of_a_secret_is_looked_at_once(piece: str) -> None:
     """Work that grew with the square of the length would outlast the limit of every test by far."""
     redact(piece * (2_000_000 // len(piece)))
+
+
+def test_known_secrets_go_whatever_they_look_like_and_the_longest_first() -> None:
+    assert redact("no plainword2, no plainword", "plainword", "plainword2") == (
+        "no [redacted], no [redacted]"
+    )
+    assert redact("act: redacted", "redacted", "acte") == "act: [redacted]"
+
+
+def test_what_is_too_short_for_a_secret_leaves_words_whole() -> None:
+    assert redact("the token expired", "e", "", "tok") == "the token expired"
+
+
+def test_a_number_that_json_does_not_have_is_a_text() -> None:
+    assert redact_value({"left": float("inf"), "n": float("nan"), "x": 1.5}) == {
+        "left": "inf",
+        "n": "nan",
+        "x": 1.5,
+    }

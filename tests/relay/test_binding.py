@@ -138,3 +138,12 @@ def test_the_stale_socket_of_a_killed_process_is_taken_over(tmp_bots):
     subprocess.run([sys.executable, "-c", code, path], check=False)
     assert path.exists()
     bind(path).release()
+
+
+def test_the_file_of_another_that_got_our_inode_is_not_ours(tmp_bots):
+    binding = bind_unix(tmp_bots / "x.sock", mode=0o600, group=None, backlog=1)
+    assert binding.stands()
+    os.utime(binding.path, ns=(1, 1))  # as a file that was made at another time
+    assert not binding.stands()
+    binding.release()
+    assert binding.path.exists()

@@ -253,3 +253,38 @@ def test_the_proof_is_hmac_sha256_over_nonce_sequence_and_body():
 
 def test_only_busy_is_worth_another_try():
     assert [code for code in Code if not code.is_final] == [Code.BUSY]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"my-secret-token with a space",
+        b'["my-secret-token"]',
+        b'{"access_token":"my-secret-token"',
+        b'{"access_token":"my-secret-token",}',
+        b'{"access_token":["my-secret-token"]}',
+        b'{"access_token":"t","expires_at":"my-secret-token"}',
+        b'{"access_token":"t","refresh_token":"my-secret-token\\n"}',
+        b'{"access_token":"t","credential":"my-secret-token\\n"}',
+        b'{"access_token":"my-secret-token","expires_at":-1}',
+        b'{"access_token":"my-secret-token","v":2}',
+        b"\xffmy-secret-token",
+    ],
+)
+def test_no_reason_of_a_refusal_holds_a_part_of_the_message(message):
+    with pytest.raises(Rejected) as caught:
+        parse_push(message, is_json=message.startswith(b"{"), wall=1e9)
+    assert "secret" not in caught.value.reason
+
+
+def test_proofs_are_compared_in_constant_time(monkeypatch):
+    compared = []
+
+    def compare(one, other):
+        compared.append((one, other))
+        return False
+
+    monkeypatch.setattr("keepline.relay.message.hmac.compare_digest", compare)
+    with pytest.raises(Rejected, match="does not fit"):
+        read_envelope(seal(b"s", "n", 0, b"tok"), b"s", "n", 0)
+    assert compared == [(proof(b"s", "n", 0, b"tok").encode(),) * 2]

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
 import os
 import queue
+import select
 import socket
 import stat
 import subprocess
@@ -18,9 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from keepline.clock import SYSTEM_CLOCK
 from keepline.errors import ConfigError, StorageError
 from keepline.portal import shared_portal
+from keepline.relay import listener as listener_module
+from keepline.relay.listener import Listener
+from keepline.relay.message import Ledger, seal
 from keepline.relay.receiver import TokenReceiver, TokenReceiverConfig
+from keepline.relay.settings import listener_options
 from keepline.telemetry import REGISTRY
 from keepline.testing import ManualClock
 
@@ -769,3 +776,105 @@ def test_a_program_that_ends_without_stop_leaves_no_socket(clean_environment):
 def test_the_loop_of_receivers_is_the_shared_portal(inbox):
     inbox()
     assert shared_portal().is_running
+
+
+def test_each_connection_gets_a_nonce_of_its_own_so_a_copied_push_is_worth_nothing(inbox, connect):
+    receiver = inbox(shared_secret="a secret of sixteen")
+    first, second = connect(path_of(receiver)), connect(path_of(receiver))
+    nonces = [json.loads(peer.line())["nonce"] for peer in (first, second)]
+    assert len(set(nonces)) == 2
+    sealed = seal(b"a secret of sixteen", nonces[0], 0, b"tok") + b"\n"
+    first.write(sealed)
+    assert first.rest() == b"OK\n"
+    second.write(sealed)
+    assert second.rest().startswith(b"ERR bad_mac ")
+    assert receiver.token_count == 1
+
+
+async def test_whoever_reads_ok_finds_the_token_in_place(tmp_bots):
+    seen, done, ours = [], asyncio.Event(), socket.socket(socket.AF_UNIX)
+
+    def arrived(arrival, peer):
+        with contextlib.suppress(BlockingIOError):
+            seen.append(ours.recv(100))  # nothing may be there yet
+        done.set()
+
+    config = TokenReceiverConfig(unix_socket_path=tmp_bots / "x.sock")
+    listener = Listener(
+        listener_options(config),
+        Ledger(),
+        clock=SYSTEM_CLOCK,
+        on_arrival=arrived,
+        on_trouble=lambda trouble: None,
+    )
+    await listener.open()
+    with ours:
+        ours.connect(str(tmp_bots / "x.sock"))
+        ours.setblocking(False)
+        ours.send(b"tok\n")
+        await done.wait()
+        assert seen == []
+        assert await asyncio.get_running_loop().sock_recv(ours, 100) == b"OK\n"
+    await listener.close()
+
+
+def hung_up(peer):
+    """Wait until the other end let go altogether."""
+    poll = select.poll()
+    poll.register(peer.socket, 0)
+    return bool(poll.poll(20_000))
+
+
+def test_a_refused_peer_that_stays_is_dropped_after_a_while(inbox, connect, monkeypatch):
+    monkeypatch.setattr(listener_module, "_LINGER_SECONDS", 0.01)
+    peer = connect(path_of(inbox()))
+    peer.write(b"two words\n")
+    assert peer.rest().startswith(b"ERR bad_text ")
+    assert hung_up(peer)
+
+
+def test_a_refused_peer_that_writes_on_and_on_is_dropped_at_once(inbox, connect, monkeypatch):
+    monkeypatch.setattr(listener_module, "_LINGER_SECONDS", 3600.0)
+    peer = connect(path_of(inbox()))
+    peer.write(b"two words\n")
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        peer.write(b"x" * (8 << 20))
+
+
+def test_stop_drops_those_who_are_connected(inbox, connect):
+    receiver = inbox()
+    peer = connect(path_of(receiver))
+    peer.write(v1())
+    assert peer.line() == b"OK\n"
+    receiver.stop()
+    assert peer.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EADDRINUSE, "Address already in use; stop the other program or choose another"),
+        (errno.EACCES, "Permission denied; ports below 1024 belong to root"),
+        (errno.EADDRNOTAVAIL, "tcp_host is no address of this machine"),
+    ],
+)
+def test_why_tcp_does_not_listen_is_said_in_words(inbox, monkeypatch, number, words):
+    async def fail(self):
+        raise OSError(number, "error while attempting to bind on address ('127.0.0.1', 1)")
+
+    monkeypatch.setattr(listener_module.Listener, "_open_tcp", fail)
+    receiver = inbox(
+        start=False, prefer_unix_socket=False, allow_unauthenticated_loopback=True, tcp_port=1
+    )
+    assert not receiver.start()
+    assert words in receiver.last_error
+    assert "(" not in receiver.last_error
+
+
+def test_a_home_directory_that_there_is_not_is_said(inbox):
+    receiver = inbox(start=False, unix_socket_path="~nobody-of-this-name/x.sock")
+    assert not receiver.start()
+    assert "there is no home directory for ~nobody-of-this-name" in receiver.last_error
+    with pytest.raises(ConfigError, match="no home directory") as caught:
+        inbox(start=False, persist_path="~nobody-of-this-name/x.enc")
+    assert caught.value.key == "persist_path"

@@ -466,12 +466,16 @@ async def test_what_is_no_socket_gets_no_token(tmp_bots, make_token):
     [
         (lambda: Target("nothing"), "is no address"),
         (lambda: Target("tcp://127.0.0.1:0"), "no port"),
-        (lambda: Target("tls://bot:9999"), "needs tls"),
+        (lambda: Target("tls://bot:9999"), "needs certificates: ours, its key"),
         (lambda: Target("tcp://192.0.2.1:9999"), "allow_plain_tcp_beyond_loopback"),
         (lambda: Target("/a/b.sock", shared_secret=""), "empty"),
         (lambda: TokenSender("/a/b.sock", attempts=0), "attempts"),
+        (lambda: TokenSender("/a/b.sock", attempts="3"), "attempts"),
+        (lambda: TokenSender("/a/b.sock", timeout="5"), "timeout"),
         (lambda: TokenSender("/a/b.sock", timeout=0), "timeout"),
-        (lambda: TokenSender("/a/b.sock", retry_delay=-1), "delay"),
+        (lambda: TokenSender("/a/b.sock", retry_delay=-1), "retry_delay"),
+        (lambda: TokenSender("/a/b.sock", retry_delay=float("inf")), "retry_delay"),
+        (lambda: Target("~nobody-of-this-name/b.sock"), "no home directory"),
         (lambda: TokenSender("/" + "x" * 108), "107"),
     ],
 )
@@ -522,3 +526,46 @@ def test_a_sender_in_another_process(receive):
     assert done.stderr == ""
     assert bot.get_latest_token() == "from-afar"
     assert bot.history()[0].pid != os.getpid()
+
+
+async def test_what_a_bot_repeats_of_the_tokens_is_not_told_on(make_bot, make_token, caplog):
+    bot = make_bot(answering(b"ERR bad_text no tok-and-more but refresh-secret-7"))
+    token = make_token("tok-and-more", refresh="refresh-secret-7")
+    (delivery,) = await TokenSender(bot.path).send(token)
+    assert delivery.reason == "bad_text: no [redacted] but [redacted]"
+    assert "and-more" not in caplog.text
+    assert "secret-7" not in caplog.text
+
+
+async def test_a_token_of_a_letter_does_not_garble_the_reason(make_bot, make_token):
+    bot = make_bot(answering(b"ERR expired the token expired"))
+    (delivery,) = await TokenSender(bot.path).send(make_token("x", refresh="r"))
+    assert delivery.reason == "expired: the token expired"
+
+
+async def test_a_bot_that_asks_for_no_proof_is_given_up_with_a_hint(make_bot, make_token):
+    clock = ManualClock()
+    bot = make_bot(lambda bot, connection: bot.release.wait(20))
+    target = Target(bot.path, shared_secret="a secret of sixteen")
+    sending = asyncio.ensure_future(TokenSender(target, attempts=1, clock=clock).send(make_token()))
+    await until(lambda: bot.connections)
+    clock.advance(5.0)
+    (delivery,) = await sending
+    assert delivery.reason == "no answer within 5 s; does it ask for the shared secret?"
+
+
+async def test_a_connection_that_breaks_says_how(make_bot, make_token):
+    def reset(bot, connection):
+        connection.recv(1)  # what was not read makes the kernel say so
+
+    (delivery,) = await TokenSender(make_bot(reset).path, attempts=1).send(make_token())
+    assert delivery.outcome == "unreachable"
+    assert delivery.reason == "the connection broke: Connection reset by peer"
+
+
+async def test_an_ok_before_the_break_is_an_ok(make_bot, make_token):
+    def answer_and_reset(bot, connection):
+        connection.recv(1)
+        connection.sendall(b"OK")
+
+    assert (await TokenSender(make_bot(answer_and_reset).path).send(make_token())).ok

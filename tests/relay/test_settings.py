@@ -5,7 +5,12 @@ import socket
 import pytest
 
 from keepline.errors import ConfigError
-from keepline.relay.settings import TokenReceiverConfig, listener_options, secret_bytes
+from keepline.relay.settings import (
+    TokenReceiverConfig,
+    check_seconds,
+    listener_options,
+    secret_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +70,16 @@ def test_a_secret_is_text_or_bytes():
         secret_bytes("0123456789abcdef") == secret_bytes(b"0123456789abcdef") == b"0123456789abcdef"
     )
     assert secret_bytes(None) == b""
+
+
+@pytest.mark.parametrize("value", [True, "5", None, float("inf"), -1])
+def test_seconds_are_a_finite_number(value):
+    with pytest.raises(ConfigError) as caught:
+        check_seconds("timeout", value, zero=True)
+    assert caught.value.key == "timeout"
+
+
+def test_zero_seconds_only_where_they_make_sense():
+    check_seconds("retry_delay", 0, zero=True)
+    with pytest.raises(ConfigError, match="above 0"):
+        check_seconds("timeout", 0)

@@ -447,3 +447,18 @@ def test_version_one_messages_get_one_answer_each_however_they_are_cut(written, 
     answers = wire.take()
     assert answers.count(b"OK") + answers.count(b"ERR ") == len(written)
     assert not wire.is_closing
+
+
+def test_a_trickle_of_blanks_buys_no_time():
+    wire = ReceiverWire(WireRules(receive_timeout=5.0), Ledger(), now=0.0)
+    for now in (2.0, 4.0):
+        assert wire.receive(b" ", now, WALL) == []
+    assert wire.deadline == 5.0
+    assert [arrival.outcome for arrival in wire.wake(5.0, WALL)] == ["empty"]
+
+
+def test_the_time_of_a_message_counts_from_its_first_byte():
+    wire = ReceiverWire(WireRules(receive_timeout=5.0), Ledger(), now=0.0)
+    wire.receive(b'  {"acc', 4.0, WALL)
+    wire.receive(b"ess_t", 6.0, WALL)
+    assert wire.deadline == 9.0

@@ -56,8 +56,8 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         show_json({"ok": True, "file": settings.file, **counts})
     else:
-        named = ", ".join(f"{len(names)} {what}" for what, names in counts.items())
-        write(f"{settings.file or 'environment'}: ok, {named}")
+        named = "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in counts.items())
+        write(f"{settings.file or 'environment'}: ok; {named}")
 
 
 @group.command()

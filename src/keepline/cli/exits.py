@@ -8,7 +8,6 @@ from keepline.errors import ConfigError, SignInRequired, TokenUnavailable, Trans
 
 if TYPE_CHECKING:
     from keepline.daemon.run import Cycle
-    from keepline.relay.sender import Delivery
 
 __all__ = [
     "DONE",
@@ -19,7 +18,7 @@ __all__ = [
     "USAGE",
     "exit_code",
     "exit_code_of_cycles",
-    "exit_code_of_deliveries",
+    "exit_code_of_outcomes",
     "exit_code_of_signal",
     "exit_code_of_status",
 ]
@@ -49,16 +48,16 @@ def exit_code_of_cycles(cycles: "Iterable[Cycle]") -> int:
     """The worst of all credentials: a renewal that failed counts, and so does a bot that did not get its token."""
     codes = {DONE}
     for cycle in cycles:
-        codes.add(exit_code_of_deliveries(cycle.deliveries))
+        codes.add(exit_code_of_outcomes(delivery.outcome for delivery in cycle.deliveries))
         if cycle.error is not None:
             codes.add(exit_code(cycle.error))
     return _worst(codes)
 
 
-def exit_code_of_deliveries(deliveries: "Iterable[Delivery]") -> int:
-    """4 when a bot was not there, 1 when one refused."""
-    outcomes = {"delivered": DONE, "superseded": DONE, "unreachable": UNREACHABLE}
-    return _worst({DONE} | {outcomes.get(d.outcome, FAILED) for d in deliveries})
+def exit_code_of_outcomes(outcomes: Iterable[str]) -> int:
+    """What became of deliveries: 4 when a bot was not there, 1 when one refused."""
+    codes = {"delivered": DONE, "superseded": DONE, "unreachable": UNREACHABLE}
+    return _worst({DONE} | {codes.get(outcome, FAILED) for outcome in outcomes})
 
 
 def exit_code_of_status(told: Mapping[str, Any]) -> int:

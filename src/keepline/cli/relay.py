@@ -26,6 +26,13 @@ TlsCa = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Who signed the other end's certificate, PEM.")
 ]
 
+AllowPlainTcp = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plain-tcp-beyond-loopback", help="Anybody on the way can read the tokens."
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(send)
@@ -65,17 +72,13 @@ def send(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
-    allow_plain_tcp: Annotated[
-        bool,
-        typer.Option(
-            "--allow-plain-tcp-beyond-loopback", help="Anybody on the way can read the tokens."
-        ),
-    ] = False,
+    allow_plain_tcp: AllowPlainTcp = False,
     json: JsonOption = False,
 ) -> int:
     """Push tokens to bots, from standard input: echo test_abc123 | keepline send."""
-    from keepline.cli.exits import DONE, FAILED, UNREACHABLE
+    from keepline.cli.exits import exit_code_of_outcomes, exit_code_of_signal
     from keepline.daemon import pushing
+    from keepline.daemon.run import until_signal
     from keepline.errors import ConfigError
     from keepline.relay.sender import TokenSender
 
@@ -98,20 +101,21 @@ def send(
         reason = f": {delivery.reason}" if delivery.reason else ""
         say(f"{token.fingerprint} {delivery.outcome} to {delivery.target}{reason}")
 
+    work = pushing.push(
+        lines, sender, interval=interval, count=count, statistics=statistics, told=told
+    )
     try:
-        asyncio.run(
-            pushing.push(
-                lines, sender, interval=interval, count=count, statistics=statistics, told=told
-            )
-        )
+        number = asyncio.run(until_signal(work))
     finally:
-        show_json(statistics.as_dict()) if json else show_fields(statistics.as_dict())
+        if json:
+            show_json(statistics.as_dict())
+        elif statistics.tokens:
+            show_fields(statistics.in_words())
+    if number is not None:
+        return exit_code_of_signal(number)
     if not statistics.tokens:
         raise ConfigError("nothing to send; give a token on standard input: echo … | keepline send")
-    failed = sum(statistics.outcomes.values()) - statistics.outcomes["delivered"]
-    if not failed:
-        return DONE
-    return UNREACHABLE if failed == statistics.outcomes["unreachable"] else FAILED
+    return exit_code_of_outcomes(statistics.outcomes)
 
 
 def listen(
@@ -136,10 +140,13 @@ def listen(
             help="Plain TCP on loopback for every program of this machine.",
         ),
     ] = False,
+    allow_plain_tcp: AllowPlainTcp = False,
     json: JsonOption = False,
-) -> None:
+) -> int:
     """Receive tokens as a bot does and show that they came, never what they are."""
+    from keepline.cli.exits import DONE, exit_code_of_signal
     from keepline.daemon import pushing
+    from keepline.daemon.run import until_signal
 
     receiver = pushing.make_receiver(
         at,
@@ -147,6 +154,7 @@ def listen(
         secret=pushing.read_shared_secret(secret_file),
         tls=pushing.tls_files(tls_certificate, tls_key, tls_ca),
         anybody=allow_unauthenticated_loopback,
+        plain=allow_plain_tcp,
     )
 
     def told(token: "Token") -> None:
@@ -161,18 +169,17 @@ def listen(
         if json:
             show_json(facts, lines=True)
         else:
-            write("Token received " + " ".join(f"{key}={value}" for key, value in facts.items()))
+            known = (f"{key}={value}" for key, value in facts.items() if value)
+            write("Token received " + " ".join(known))
 
-    try:
-        asyncio.run(
-            pushing.listen(
-                receiver,
-                seconds=seconds,
-                count=count,
-                listening=lambda address: say(f"listening at {address}"),
-                told=told,
-            )
-        )
-    finally:
-        stats = receiver.get_stats()
-        show_json(stats, lines=True) if json else show_fields(stats)
+    work = pushing.listen(
+        receiver,
+        seconds=seconds,
+        count=count,
+        listening=lambda address: say(f"listening at {address}"),
+        told=told,
+    )
+    number = asyncio.run(until_signal(work))
+    stats = receiver.get_stats()
+    show_json(stats, lines=True) if json else show_fields(pushing.in_words(stats))
+    return DONE if number is None else exit_code_of_signal(number)

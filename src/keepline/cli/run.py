@@ -75,5 +75,5 @@ def doctor(config: ConfigOption = None, json: JsonOption = False) -> int:
     if json:
         show_json({"ok": not failed, "findings": [asdict(finding) for finding in found]})
     elif failed:
-        say(f"keepline: {failed} things to correct")
+        say(f"keepline: {failed} {'thing' if failed == 1 else 'things'} to correct")
     return 1 if failed else 0

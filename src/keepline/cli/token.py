@@ -3,12 +3,15 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keepline.cli.options import ConfigOption, JsonOption, OptionalName
 from keepline.cli.output import say, show_credential, show_json, show_table, write
+
+if TYPE_CHECKING:
+    from keepline.credentials.token import Token
 
 __all__ = ["add_to"]
 
@@ -51,10 +54,18 @@ def login(
         say(f"signed in: {name}, token {token.fingerprint}, generation {token.generation}")
         if token.signin_deadline is not None:
             say(f"the next sign-in is due by {token.signin_deadline:%Y-%m-%d %H:%M} UTC")
-        if await tell_daemon(name) is not None:
-            say("the running daemon has taken it up")
+        _say_taken_up(token, await tell_daemon(name))
 
     asyncio.run(work())
+
+
+def _say_taken_up(token: "Token", served: "Token | None") -> None:
+    if served is None:
+        return
+    if served.fingerprint == token.fingerprint:
+        say("the running daemon has taken it up")
+    else:  # it has renewed it at once, or keeps a newer one
+        say(f"the running daemon serves token {served.fingerprint}, generation {served.generation}")
 
 
 @group.command("status")
@@ -209,8 +220,7 @@ def import_(
     async def work() -> None:
         token = await save_token(settings, name, from_json(data, SYSTEM_CLOCK.wall()))
         say(f"stored: {name}, token {token.fingerprint}, generation {token.generation}")
-        if await tell_daemon(name) is not None:
-            say("the running daemon has taken it up")
+        _say_taken_up(token, await tell_daemon(name))
 
     asyncio.run(work())
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import fields
+
 from keepline.config.reader import ENVIRONMENT_PREFIX, FromEnvironment, Reader, listed, nearest
 from keepline.config.sections import (
     BROKERS,
@@ -30,6 +32,7 @@ from keepline.resilience.limits import limit_rules
 __all__ = ["ENVIRONMENT_PREFIX", "find", "load", "search_path"]
 
 _SECTIONS = ("credentials", "relay", "brokers", "limits", "telemetry", "sandbox")
+_ANY_KEY = frozenset(field.name for kind in ISSUERS.values() for field in fields(kind))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -168,6 +171,7 @@ def _credential(
     path = f"credentials.{name}"
     issuer = str(table.get("issuer", name if name in ISSUERS else ""))
     if not issuer:
+        reader.known(table, path, _ANY_KEY)  # a misspelt `issuer` is named as what it is
         raise reader.error(f"missing; one of {listed(ISSUERS)}", f"{path}.issuer")
     if issuer not in ISSUERS:
         advice = nearest(issuer, ISSUERS) or f"one of {listed(ISSUERS)}"

@@ -12,6 +12,7 @@ import msgspec
 
 from keepline.config.sections import Secret, Section, Text
 from keepline.errors import ConfigError
+from keepline.files import expanded
 
 __all__ = ["ENVIRONMENT_PREFIX", "FromEnvironment", "Reader", "listed", "nearest"]
 
@@ -103,8 +104,16 @@ class Reader:
         if element := _element(kind):
             return self._elements(kind, element, path, value)
         if _is(kind, Path):
-            return self._base / Path(self._convert(Text, path, value, value)).expanduser()
+            return self._path(path, self._convert(Text, path, value, value), value)
         return self._convert(kind, path, value, value)
+
+    def _path(self, path: str, text: str, value: Any) -> Path:
+        if not text.startswith("~"):
+            return self._base / text
+        try:
+            return expanded(text, key=path)
+        except ConfigError as error:
+            raise self.error(str(error.args[0]), path, value) from None
 
     def _secret(self, path: str, value: Any) -> Secret:
         if isinstance(value, FromEnvironment):
@@ -134,7 +143,8 @@ class Reader:
             return decoded
         if isinstance(value, list | tuple):
             return list(value)
-        raise self.error(f"expected a list, got {_kind_of(value)}", path, value)
+        advice = "; put it in brackets" if isinstance(value, str) else ""
+        raise self.error(f"expected a list, got {_kind_of(value)}{advice}", path, value)
 
     def _convert(self, kind: Any, path: str, value: Any, source: Any) -> Any:
         from_environment = isinstance(source, FromEnvironment)
@@ -180,6 +190,8 @@ def _first_leaf(value: Any) -> Any:
 
 
 def _kind_of(value: Any) -> str:
+    if isinstance(value, str | list) and not value:
+        return f"an empty {'text' if isinstance(value, str) else 'list'}"
     for kind, name in _KINDS.items():
         if isinstance(value, kind):
             return name

@@ -28,6 +28,7 @@ from keepline.credentials.policy import TokenManagerConfig
 from keepline.credentials.storage import TokenStorage, TokenStore
 from keepline.daemon.endpoint import parse_listen
 from keepline.errors import ConfigError
+from keepline.files import expanded
 from keepline.http import HttpSession
 from keepline.relay.address import TLSConfig, default_socket_path
 from keepline.relay.sender import Target, TokenSender
@@ -167,7 +168,8 @@ def target_address(text: str, base: Path) -> str:
         return text
     if "/" not in text:
         return text  # no address: the relay says so
-    return str(base / Path(text.removeprefix("unix:")).expanduser())
+    path = text.removeprefix("unix:")
+    return str(expanded(path, key="address") if path.startswith("~") else base / path)
 
 
 def _credential(settings: Settings, name: str) -> CredentialSettings:
@@ -206,6 +208,15 @@ def _tls(table: TargetSettings) -> TLSConfig | None:
     return config
 
 
+_KEYS = {
+    "name": "address",
+    "target.tls": "tls_certificate",
+    "tls.certificate": "tls_certificate",
+    "tls.ca": "tls_ca",
+}
+"""Keys of errors that the file spells otherwise: the name is that of `bot:NAME`."""
+
+
 @contextmanager
 def _keyed(path: str, settings: Settings) -> Iterator[None]:
     """An error about a key of a part becomes one about that key in the file."""
@@ -214,7 +225,7 @@ def _keyed(path: str, settings: Settings) -> Iterator[None]:
     except ConfigError as error:
         if error.file is not None or error.key.startswith(path):
             raise
-        key = error.key.rpartition(".")[2]
+        key = _KEYS.get(error.key) or error.key.rpartition(".")[2]
         where = f"{path}.{key}" if key else path
         raise ConfigError(str(error.args[0]), key=where, file=settings.file) from None
 

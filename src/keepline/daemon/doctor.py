@@ -169,7 +169,7 @@ def _relay(settings: Settings, name: str) -> Finding:
     if absent:
         words = f"no bot listens at {', '.join(absent)}"
         return Finding("warn", f"relay {name}", words, "start the bot, or keepline listen")
-    return Finding("ok", f"relay {name}", f"{len(sender.targets)} targets")
+    return Finding("ok", f"relay {name}", f"targets: {len(sender.targets)}")
 
 
 def _runtime() -> Finding:

@@ -30,7 +30,8 @@ def parse_listen(text: str, *, key: str = "telemetry.metrics") -> tuple[str, int
     """
     host, separator, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not separator or not is_port:
         raise ConfigError(
             f'{text!r} is no host:port; write "127.0.0.1:9464", or "" for off', key=key
         )

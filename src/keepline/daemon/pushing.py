@@ -8,7 +8,8 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "PushStatistics",
     "file_lines",
     "generated",
+    "in_words",
     "listen",
     "make_receiver",
     "make_targets",
@@ -64,14 +66,22 @@ class PushStatistics:
             self.reasons[delivery.target] = delivery.reason
 
     def as_dict(self) -> dict[str, Any]:
+        """For programs: every number, also those that are zero."""
         rate = self.tokens / self.seconds if self.seconds > 0 else 0.0
+        outcomes = ("delivered", "refused", "unreachable", "too_large")
         return {
             "tokens": self.tokens,
-            **{name: self.outcomes.get(name, 0) for name in ("delivered", "refused")},
-            **{name: self.outcomes.get(name, 0) for name in ("unreachable", "too_large")},
+            **{name: self.outcomes.get(name, 0) for name in outcomes},
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(rate, 1),
         }
+
+    def in_words(self) -> dict[str, Any]:
+        """For people: what happened, and nothing that did not; of one token a rate says nothing."""
+        told = {name: value for name, value in self.as_dict().items() if value or name == "tokens"}
+        if self.tokens < 2:
+            told.pop("tokens_per_second", None)
+        return told
 
 
 async def push(
@@ -197,40 +207,65 @@ def read_shared_secret(path: Path | None) -> str | None:
 def tls_files(
     certificate: Path | None, key: Path | None, authority: Path | None
 ) -> TLSConfig | None:
-    """The three files, or none of them."""
+    """The three files, or none of them.
+
+    Raises:
+        ConfigError: one is not given, missing, or not what it should be.
+    """
     if certificate is None and key is None and authority is None:
         return None
     if certificate is None or key is None or authority is None:
         raise ConfigError("--tls-certificate, --tls-key and --tls-ca belong together")
-    return TLSConfig(certificate=certificate, key=key, ca=authority)
+    config = TLSConfig(certificate=certificate, key=key, ca=authority)
+    with _as_option("--tls-certificate"):
+        config.client_context()
+    return config
 
 
 def make_targets(
     addresses: list[str], *, secret: str | None, tls: TLSConfig | None, plain: bool
 ) -> list[Target]:
-    """The targets of `send`; the default bot when no address is given."""
-    return [
-        Target(
-            target_address(address, Path.cwd()),
-            name=address,
-            shared_secret=secret,
-            tls=tls if address.startswith("tls:") else None,
-            allow_plain_tcp_beyond_loopback=plain,
-        )
-        for address in addresses or ["bot:default"]
-    ]
+    """The targets of `send`; the default bot when no address is given.
+
+    Raises:
+        ConfigError: an address that is none, or that needs another option.
+    """
+    with _as_option("--to"):
+        return [
+            Target(
+                target_address(address, Path.cwd()),
+                name=address,
+                shared_secret=secret,
+                tls=_tls_for(address.partition("://")[0], tls),
+                allow_plain_tcp_beyond_loopback=plain,
+            )
+            for address in addresses or ["bot:default"]
+        ]
 
 
 def make_receiver(
-    at: str, name: str, *, secret: str | None, tls: TLSConfig | None, anybody: bool
+    at: str,
+    name: str,
+    *,
+    secret: str | None,
+    tls: TLSConfig | None,
+    anybody: bool,
+    plain: bool = False,
 ) -> TokenReceiver:
-    """The receiver of `listen`: at an address, else at the socket of the bot `name`."""
+    """The receiver of `listen`: at an address, else at the socket of the bot `name`.
+
+    Raises:
+        ConfigError: an address or a name that is none, or `tls://` without certificates.
+    """
     if not at:
-        path = default_socket_path(name)
+        with _as_option("--name"):
+            path = default_socket_path(name)
         return TokenReceiver(
             config=TokenReceiverConfig(unix_socket_path=path, shared_secret=secret)
         )
-    address = parse_address(target_address(at, Path.cwd()), key="--at")
+    with _as_option("--at"):
+        address = parse_address(target_address(at, Path.cwd()))
+        tls = _tls_for(address.scheme, tls)
     if address.path is not None:
         config = TokenReceiverConfig(unix_socket_path=address.path, shared_secret=secret)
     else:
@@ -239,10 +274,41 @@ def make_receiver(
             tcp_host=address.host,
             tcp_port=address.port,
             shared_secret=secret,
-            tls=tls if address.scheme == "tls" else None,
+            tls=tls,
             allow_unauthenticated_loopback=anybody,
+            allow_plain_tcp_beyond_loopback=plain,
         )
     return TokenReceiver(config=config)
+
+
+def _tls_for(scheme: str, tls: TLSConfig | None) -> TLSConfig | None:
+    """Certificates where the address asks for them; never plain TCP in their place."""
+    if scheme != "tls":
+        return None
+    if tls is None:
+        raise ConfigError("tls:// needs --tls-certificate, --tls-key and --tls-ca")
+    return tls
+
+
+_OPTIONS = {
+    "allow_plain_tcp_beyond_loopback": "--allow-plain-tcp-beyond-loopback",
+    "allow_unauthenticated_loopback": "--allow-unauthenticated-loopback",
+    "shared_secret": "--secret-file",
+}
+"""Settings that the relay's errors name, as options."""
+
+
+@contextmanager
+def _as_option(option: str) -> Iterator[None]:
+    """An error about a setting becomes one about the option that it came from."""
+    try:
+        yield
+    except ConfigError as error:
+        words = str(error.args[0])
+        for setting, its_option in _OPTIONS.items():
+            words = words.replace(setting, its_option)
+        key = f"--{error.key.replace('.', '-')}" if error.key.startswith("tls.") else option
+        raise ConfigError(words, key=key) from None
 
 
 async def listen(
@@ -270,7 +336,9 @@ async def listen(
             enough.set()
 
     receiver.add_callback(took, full=True)
-    async with receiver:
+    async with AsyncExitStack() as stack:
+        with _as_option("--at"):
+            await stack.enter_async_context(receiver)
         listening(receiver.address)
         timer = asyncio.create_task(clock.sleep(seconds)) if seconds else None
         waits = {asyncio.create_task(enough.wait()), *([timer] if timer else [])}
@@ -280,3 +348,19 @@ async def listen(
             for wait in waits:
                 wait.cancel()
         return receiver.get_stats()
+
+
+def in_words(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """A receiver's statistics for people: what happened, and nothing that did not."""
+    refused = {
+        k: n for k, n in statistics["outcomes"].items() if k not in ("accepted", "duplicate")
+    }
+    told = {
+        "tokens": statistics["token_count"],
+        "duplicates": statistics["outcomes"].get("duplicate"),
+        "refused": ", ".join(f"{number} {code}" for code, number in refused.items()),
+        "last token": statistics["fingerprint"],
+        "generation": statistics["generation"],
+        "problem": statistics["last_error"],
+    }
+    return {name: value for name, value in told.items() if value or name == "tokens"}

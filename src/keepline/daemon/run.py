@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.config import Settings
@@ -24,7 +25,7 @@ from keepline.http import HttpSession
 from keepline.relay.sender import Delivery
 from keepline.telemetry import event
 
-__all__ = ["Cycle", "run", "run_once", "stop_signals"]
+__all__ = ["Cycle", "run", "run_once", "stop_signals", "until_signal"]
 
 log = logging.getLogger("keepline.daemon")
 
@@ -83,6 +84,25 @@ def stop_signals() -> Iterator[asyncio.Future[signal.Signals]]:
         for number in numbers:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
+
+
+async def until_signal(work: Coroutine[Any, Any, object]) -> signal.Signals | None:
+    """Do the work to its end, or until a signal cancels it.
+
+    Returns:
+        The signal; None when the work came to its end.
+    """
+    with stop_signals() as stop:
+        task = asyncio.create_task(work)
+        ends: set[asyncio.Future[Any]] = {task, stop}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()  # without effect on work that has ended
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+        return stop.result() if stop.done() else None
 
 
 async def _signs_of_life(daemon: Daemon, notifier: Notifier, clock: Clock) -> None:

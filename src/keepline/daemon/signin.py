@@ -56,7 +56,7 @@ async def login(
             )
         await sign_in(
             issuer,
-            paste=(lambda _: ask_line("the address that the browser ended at: "))
+            paste=(lambda _: ask_line("the address that the browser ended at: ", credential=name))
             if paste
             else None,
             open_browser=open_browser,
@@ -67,8 +67,12 @@ async def login(
     return saved[-1]
 
 
-async def ask_line(prompt: str) -> str:
+async def ask_line(prompt: str, *, credential: str = "") -> str:
     """A line from standard input; a person who never answers keeps no program from ending.
+
+    Args:
+        prompt: what is asked.
+        credential: who signs in, for the error.
 
     Raises:
         SignInRequired: the input ended.
@@ -90,5 +94,5 @@ async def ask_line(prompt: str) -> str:
     threading.Thread(target=read, name="keepline-input", daemon=True).start()
     line = await answer
     if not line:
-        raise SignInRequired("the input ended before an address came")
+        raise SignInRequired("the input ended before an address came", credential=credential)
     return line.strip()

@@ -108,6 +108,7 @@ class LocalSocket(Part):
             await self.clock.sleep(LOOK_SECONDS)
             if self._binding is not None and await asyncio.to_thread(self._binding.stands):
                 continue
+            self._close_server()
             try:
                 await self._listen()
             except OSError as error:
@@ -117,31 +118,42 @@ class LocalSocket(Part):
                 event(log, logging.WARNING, "Socket bound again", socket=str(self.path))
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for client in list(self.clients):
-            client.close()
-        if self._binding is not None:
-            await asyncio.to_thread(self._binding.release)
-            self._binding = None
+        binding, self._binding = self._binding, None
+        try:
+            if binding is not None:
+                await asyncio.to_thread(binding.unlink)
+        finally:  # also when that took too long on a slow disk
+            self._close_server()
+            for client in list(self.clients):
+                client.close()
+            if binding is not None:
+                binding.socket.close()
 
     def ready(self) -> tuple[bool, str]:
         if self._trouble:
             return False, self._trouble
-        return True, f"{len(self.clients)} clients"
+        return True, f"clients: {len(self.clients)}"
 
     async def _listen(self) -> None:
         binding = await asyncio.to_thread(
             bind_unix, self.path, mode=0o600, group=None, backlog=_BACKLOG, clock=self.clock
         )
-        server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Client(self), sock=binding.socket, backlog=_BACKLOG
-        )
-        old, self._server, self._binding = self._server, server, binding
+        try:
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: _Client(self), sock=binding.socket, backlog=_BACKLOG
+            )
+        except BaseException:
+            await asyncio.to_thread(binding.release)
+            raise
+        self._binding = binding
         self._trouble = ""
-        if old is not None:
-            old.close()
+
+    def _close_server(self) -> None:
+        """Accept nobody any more; before a new file is made, because Python 3.13 removes the file of a server that it
+        closes, and the new one may have the same inode."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def admit(self, transport: asyncio.Transport) -> Exception | None:
         """Why this connection is not served, None when it is."""

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def expanded(path: str | Path, *, key: str) -> Path:
+def expanded(path: str | os.PathLike[str], *, key: str) -> Path:
     """The absolute path of what somebody named, `~` taken for the home directory.
 
     Args:
@@ -112,7 +112,7 @@ def runtime_directory(*, make: bool = True) -> Path:
 def _runtime_path() -> Path:
     environment = os.environ
     if chosen := environment.get("KEEPLINE_RUNTIME_DIR"):
-        return Path(chosen)
+        return expanded(chosen, key="KEEPLINE_RUNTIME_DIR")
     if given := environment.get("RUNTIME_DIRECTORY"):
         return Path(given.split(":")[0])  # systemd separates several by colons
     if session := environment.get("XDG_RUNTIME_DIR"):

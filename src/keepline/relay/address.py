@@ -20,7 +20,7 @@ from typing import Literal
 
 from keepline import telemetry
 from keepline.errors import ConfigError, StorageError
-from keepline.files import private_directory, runtime_directory, strangers_can_write
+from keepline.files import expanded, private_directory, runtime_directory, strangers_can_write
 
 __all__ = [
     "LONGEST_SOCKET_PATH",
@@ -132,7 +132,9 @@ def parse_address(text: str | os.PathLike[str], *, key: str = "address") -> Addr
             " tcp://host:port or tls://host:port",
             key=key,
         )
-    return Address("unix", path=check_socket_path(Path(path).expanduser(), key=key))
+    # a relative path stays relative: that is how a socket deep down in a tree keeps to the limit
+    place = expanded(path, key=key) if path.startswith("~") else Path(path)
+    return Address("unix", path=check_socket_path(place, key=key))
 
 
 def default_socket_path(name: str = "default") -> Path:

@@ -41,12 +41,12 @@ class Binding:
     Attributes:
         socket: listening, not yet served.
         path: where it is.
-        identity: device and inode of the file.
+        identity: device, inode and time of the file; an inode alone is given to the next file.
     """
 
     socket: socket.socket
     path: Path
-    identity: tuple[int, int]
+    identity: tuple[int, int, int]
 
     def stands(self) -> bool:
         """Whether the path still leads to this socket; temp cleaners and people remove files."""
@@ -54,7 +54,7 @@ class Binding:
             info = os.lstat(self.path)
         except OSError:
             return False
-        return (info.st_dev, info.st_ino) == self.identity
+        return _identity(info) == self.identity
 
     def unlink(self) -> None:
         """Remove the file if it is still ours."""
@@ -116,7 +116,11 @@ def _bind(path: Path) -> Binding:
     except OSError as error:
         sock.close()
         raise StorageError(f"cannot listen here: {error.strerror}", path=path) from error
-    return Binding(sock, path, (info.st_dev, info.st_ino))
+    return Binding(sock, path, _identity(info))
+
+
+def _identity(info: os.stat_result) -> tuple[int, int, int]:
+    return info.st_dev, info.st_ino, info.st_mtime_ns
 
 
 def _clear(path: Path) -> None:

@@ -118,9 +118,10 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
-        self._take(self._wire.receive_eof())
-        if error is not None and self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Unreachable(str(error) or type(error).__name__))
+        answer = self._wire.receive_eof()
+        if answer is not None and answer.code == "silent" and error is not None:
+            answer = Answer(False, "silent", _loss_in_words(error))
+        self._take(answer)
 
     def _take(self, answer: Answer | None) -> None:
         if self._timer is not None:
@@ -180,6 +181,13 @@ def _connected(sock: socket.socket, path: Path) -> bool:
     except BlockingIOError:
         return False  # unlike TCP this is not under way: connect(2), EAGAIN
     return True
+
+
+def _loss_in_words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):  # with TLS 1.3 a refusal of our certificate comes this late
+        return f"it ended TLS: {(error.reason or 'no reason').lower().replace('_', ' ')}"
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    return f"the connection broke: {words or type(error).__name__}"
 
 
 @contextlib.contextmanager

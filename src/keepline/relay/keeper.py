@@ -7,12 +7,12 @@ cannot be read or saved is said and stops nothing; what was still to be saved at
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keepline.clock import Clock
 from keepline.credentials.token import Token
 from keepline.errors import KeeplineError
+from keepline.files import expanded
 from keepline.relay.mailbox import ThreadCourier
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TokenKeeper:
     """
 
     def __init__(self, path: str | os.PathLike[str], clock: Clock) -> None:
-        self._path = Path(path).expanduser()
+        self._path = expanded(path, key="persist_path")
         self._clock = clock
         self._storage: TokenStorage | None = None
         self._courier: ThreadCourier | None = None

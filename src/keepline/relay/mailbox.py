@@ -124,10 +124,8 @@ class Courier(ABC):
 
     def _failed(self, token: Token) -> None:
         self.errors += 1
-        trace = traceback.format_exc()
-        for secret in (token.access_token, token.refresh_token):
-            trace = trace.replace(secret, "[redacted]") if secret else trace
-        log.error("Callback failed: %s\n%s", self.name, telemetry.redact(trace))
+        trace = telemetry.redact(traceback.format_exc(), token.access_token, token.refresh_token)
+        log.error("Callback failed: %s\n%s", self.name, trace)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.name}, {self.calls} calls, {self.errors} errors>"

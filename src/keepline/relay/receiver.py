@@ -8,9 +8,11 @@ fingerprint reaches history, statistics, repr or log.
 import asyncio
 import atexit
 import collections
+import errno
 import functools
 import logging
 import os
+import socket
 import threading
 import weakref
 from collections.abc import Callable
@@ -355,9 +357,16 @@ def _in_words(error: Exception, config: TokenReceiverConfig) -> Exception:
     if isinstance(error, KeeplineError):
         return error
     if isinstance(error, OSError):
+        # asyncio's own words for it hold a tuple; a name that does not resolve has no errno of the system
+        resolved = not isinstance(error, socket.gaierror)
+        words = os.strerror(error.errno) if error.errno and resolved else error.strerror or error
+        remedy = {
+            errno.EADDRINUSE: "; stop the other program or choose another tcp_port",
+            errno.EACCES: "; ports below 1024 belong to root: choose another tcp_port",
+            errno.EADDRNOTAVAIL: "; tcp_host is no address of this machine",
+        }.get(error.errno or 0, "")
         return ConfigError(
-            f"cannot listen at {config.tcp_host} port {config.tcp_port}:"
-            f" {error.strerror or error}; stop the other program or choose another tcp_port",
+            f"cannot listen at {config.tcp_host} port {config.tcp_port}: {words}{remedy}",
             key="tcp_port",
         )
     return error

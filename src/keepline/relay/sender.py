@@ -21,7 +21,7 @@ from keepline.portal import shared_portal
 from keepline.relay.address import Address, TLSConfig, is_loopback, parse_address
 from keepline.relay.channel import Channel, Unreachable, open_channel
 from keepline.relay.message import LARGEST_MESSAGE, Code, encode_push, seal
-from keepline.relay.settings import secret_bytes
+from keepline.relay.settings import check_count, check_seconds, secret_bytes
 from keepline.relay.wire import Answer
 from keepline.resilience.backoff import Backoff
 
@@ -75,7 +75,8 @@ class Target:
         if endpoint.scheme != "unix" and endpoint.port == 0:
             raise ConfigError(f"{endpoint} names no port", key="target.address")
         if endpoint.scheme == "tls" and self.tls is None:
-            raise ConfigError(f"{endpoint} needs tls=TLSConfig(...)", key="target.tls")
+            message = f"{endpoint} needs certificates: ours, its key, and the bot's authority"
+            raise ConfigError(message, key="target.tls")
         if endpoint.scheme != "tls" and self.tls is not None:
             raise ConfigError(f"{endpoint} is not encrypted; write tls://", key="target.address")
         if endpoint.scheme == "tcp" and not (
@@ -83,7 +84,7 @@ class Target:
         ):
             raise ConfigError(
                 f"{endpoint} is another machine, and anybody on the way could read the token;"
-                " use tls://, or say allow_plain_tcp_beyond_loopback=True",
+                " use tls://, or allow it with allow_plain_tcp_beyond_loopback",
                 key="target.address",
             )
 
@@ -178,10 +179,9 @@ class TokenSender:
         if isinstance(targets, Target | str | os.PathLike):
             targets = [targets]
         self.targets = tuple(t if isinstance(t, Target) else Target(t) for t in targets)
-        if attempts < 1:
-            raise ConfigError(f"is a whole number from 1 up, not {attempts!r}", key="attempts")
-        if not 0 < timeout < float("inf"):
-            raise ConfigError(f"is a number of seconds above 0, not {timeout!r}", key="timeout")
+        check_count("attempts", attempts, least=1)
+        check_seconds("timeout", timeout)
+        check_seconds("retry_delay", retry_delay, zero=True)
         self.attempts = attempts
         self.timeout = timeout
         self.credential = credential
@@ -232,7 +232,8 @@ class TokenSender:
         began = self._clock.boottime()
         body = encode_push(token, name, with_refresh_token=target.send_refresh_token)
         outcome, attempts, reason = await self._try(line, ticket, body)
-        reason = _without_secrets(reason, token)
+        # what a bot answered may repeat what it was sent
+        reason = telemetry.redact(reason, token.access_token, token.refresh_token)
         delivery = Delivery(target.name, outcome, attempts, reason, self._clock.boottime() - began)
         _DELIVERIES.inc(outcome)
         _tell(delivery, token, name)
@@ -257,7 +258,8 @@ class TokenSender:
         try:
             answer = await within(self._clock, self.timeout, self._exchange(line, body))
         except TimeoutError:
-            return "unreachable", f"no answer within {self.timeout:g} s", False
+            hint = "; does it ask for the shared secret?" if line.secret else ""
+            return "unreachable", f"no answer within {self.timeout:g} s{hint}", False
         except Unreachable as error:
             return "unreachable", str(error), error.is_final
         if answer.ok:
@@ -348,13 +350,6 @@ class _Line:
             except ConfigError as error:
                 raise Unreachable(str(error), is_final=True) from error
         return self._context
-
-
-def _without_secrets(reason: str, token: Token) -> str:
-    """What a bot answered may repeat what it was sent."""
-    for secret in (token.access_token, token.refresh_token):
-        reason = reason.replace(secret, "[redacted]") if secret else reason
-    return telemetry.redact(reason)
 
 
 def _tell(delivery: Delivery, token: Token, name: str) -> None:

@@ -6,19 +6,27 @@ default.
 """
 
 import logging
+import math
 import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepline.errors import ConfigError
-from keepline.files import runtime_directory
+from keepline.files import expanded, runtime_directory
 from keepline.relay.address import Address, TLSConfig, is_loopback, own_uid
 from keepline.relay.listener import ListenerOptions
 from keepline.relay.message import LARGEST_MESSAGE
 from keepline.relay.wire import WireRules
 
-__all__ = ["TokenReceiverConfig", "has_unix_sockets", "listener_options", "secret_bytes"]
+__all__ = [
+    "TokenReceiverConfig",
+    "check_count",
+    "check_seconds",
+    "has_unix_sockets",
+    "listener_options",
+    "secret_bytes",
+]
 
 log = logging.getLogger("keepline.relay")
 
@@ -91,13 +99,9 @@ class TokenReceiverConfig:
             ("history_size", 0),
             ("max_connections", 1),
         ):
-            value: object = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"is a whole number from {least} up, not {value!r}", key=key)
+            check_count(key, getattr(self, key), least=least)
         for key in ("accept_timeout", "receive_timeout"):
-            seconds: object = getattr(self, key)
-            if not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-                raise ConfigError(f"is a number of seconds above 0, not {seconds!r}", key=key)
+            check_seconds(key, getattr(self, key))
         for key, most in (("tcp_port", 65535), ("socket_mode", 0o777)):
             number: object = getattr(self, key)
             if not isinstance(number, int) or not 0 <= number <= most:
@@ -143,6 +147,28 @@ def listener_options(config: TokenReceiverConfig) -> ListenerOptions:
     )
 
 
+def check_count(key: str, value: object, *, least: int) -> None:
+    """Refuse what is no whole number from `least` up.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"is a whole number from {least} up, not {value!r}", key=key)
+
+
+def check_seconds(key: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no finite number of seconds above 0 (or 0, with `zero`).
+
+    Raises:
+        ConfigError: names the key.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and (0 < value < math.inf or (zero and value == 0))):  # type: ignore[operator]
+        range_ = "from 0 up" if zero else "above 0"
+        raise ConfigError(f"is a number of seconds {range_}, not {value!r}", key=key)
+
+
 def secret_bytes(secret: str | bytes | None, *, warn: bool = False) -> bytes:
     """A shared secret as bytes, b"" for none; `warn` says it in the log when it is short.
 
@@ -163,7 +189,7 @@ def secret_bytes(secret: str | bytes | None, *, warn: bool = False) -> bytes:
 
 
 def _unix_address(config: TokenReceiverConfig) -> Address:
-    return Address("unix", path=Path(config.unix_socket_path).expanduser().absolute())
+    return Address("unix", path=expanded(config.unix_socket_path, key="unix_socket_path"))
 
 
 def _tcp_address(config: TokenReceiverConfig, has_secret: bool) -> Address:
@@ -174,13 +200,13 @@ def _tcp_address(config: TokenReceiverConfig, has_secret: bool) -> Address:
     if not local and not config.allow_plain_tcp_beyond_loopback:
         raise ConfigError(
             f"{host} is not loopback, and without tls anybody on the way reads the tokens;"
-            " give tls=TLSConfig(...), or say allow_plain_tcp_beyond_loopback=True",
+            " give tls, or allow it with allow_plain_tcp_beyond_loopback",
             key="tcp_host",
         )
     if not has_secret and not (local and config.allow_unauthenticated_loopback):
         raise ConfigError(
             "on TCP every program could push a token; give shared_secret or tls"
-            + (", or say allow_unauthenticated_loopback=True" if local else ""),
+            + (", or allow it with allow_unauthenticated_loopback" if local else ""),
             key="shared_secret",
         )
     return Address("tcp", host=host, port=config.tcp_port)

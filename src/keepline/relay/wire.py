@@ -95,10 +95,11 @@ class ReceiverWire:
         """
         if self.is_closing:
             return []
-        if not self._framer.is_in_message:
-            self._began = now
+        was_in_message = self._framer.is_in_message
         self._heard = now
         frames = self._framer.feed(data)
+        if self._framer.is_in_message and not was_in_message:
+            self._began = now  # blanks before it bought no time
         arrivals = []
         for frame in frames:
             arrivals.append(self._serve(frame, wall))

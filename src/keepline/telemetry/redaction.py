@@ -4,6 +4,7 @@ Invariants: a text that was redacted stays as it is when it is redacted again; r
 proportion to the text.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -47,12 +48,23 @@ _REDACTIONS = (
 )
 
 
-def redact(text: str) -> str:
+_SHORTEST_SECRET = 4
+"""Characters; a shorter "secret" would be found in the middle of words, and nothing of it is worth hiding."""
+
+
+def redact(text: str, *known: str) -> str:
     """The text without what looks like a secret.
 
     Recognised are bearer and basic values, token and secret fields in URLs, JSON, forms, YAML and reprs, passwords in a
     URL's authority, JWTs and PEM private keys.
+
+    Args:
+        text: what is to be shown.
+        known: secrets that may stand in it, whatever they look like.
     """
+    secrets = sorted({s for s in known if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    if secrets:
+        text = re.sub("|".join(map(re.escape, secrets)), "[redacted]", text)
     for pattern, replacement in _REDACTIONS:
         text = pattern.sub(replacement, text)
     return text
@@ -67,6 +79,8 @@ def redact_value(value: object, name: str = "") -> object:
     """
     if name and _PRIVATE_NAME.match(name):
         return "[redacted]" if value else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such number
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Mapping):
