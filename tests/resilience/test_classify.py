@@ -192,6 +192,16 @@ def test_words_and_code_are_found_in_every_common_shape(body: bytes, words: str,
     assert found.code == code
 
 
+@pytest.mark.parametrize("level", ["[", '{"error":'])
+def test_a_body_as_deep_as_the_stack_breaks_nothing(level: str) -> None:
+    for depth in range(880, 1000):  # somewhere here decoding it still works and reading it does not
+        closing = "]" if level == "[" else "}"
+        body = f'{{"errors":[{level * depth}{{}}{closing * depth}]}}'
+        if level != "[":
+            body = f"{level * depth}{{}}{closing * depth}"
+        assert failure(400, body.encode()).category == "client"
+
+
 @given(st.binary(max_size=300))
 def test_no_body_breaks_the_reading_or_the_line(body: bytes) -> None:
     found = failure(502, body)
@@ -322,6 +332,14 @@ def test_a_foreign_message_is_cleaned_and_named() -> None:
 def test_a_cancellation_is_nobodys_failure(error: BaseException) -> None:
     with pytest.raises(type(error)):
         failure_of_exception(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "proven"), [(400, True), (None, True), (501, False), (505, False)]
+)
+def test_a_permanent_error_of_5xx_proves_nothing(status: int | None, proven: bool) -> None:
+    error = PermanentError("no", category="server", status=status)
+    assert failure_of_exception(error).no_effect is proven
 
 
 def test_an_error_of_ours_goes_round_unchanged() -> None:
