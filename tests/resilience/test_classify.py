@@ -322,6 +322,27 @@ def test_every_exception_has_a_category_and_says_whether_it_was_sent(
     assert found.retry_after == getattr(error, "retry_after", None)
 
 
+class TransportError(Exception):
+    """As httpx, urllib3 and requests name the root of theirs."""
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "sent"),
+    [
+        ("ConnectTimeout", "timeout", False),
+        ("PoolTimeout", "timeout", False),
+        ("ReadTimeout", "timeout", True),
+        ("ConnectError", "network", False),
+        ("NewConnectionError", "network", False),
+        ("ReadError", "network", True),
+    ],
+)
+def test_errors_of_other_libraries_are_known_by_name(name: str, category: str, sent: bool) -> None:
+    found = failure_of_exception(type(name, (TransportError,), {})("gone"))
+    assert (found.category, found.transient) == (category, True)
+    assert (found.sent, found.no_effect) == (sent, not sent)
+
+
 def test_a_foreign_message_is_cleaned_and_named() -> None:
     found = failure_of_exception(OSError("GET http://u:passw0rd@h/ Bearer abcdefghijk\n failed"))
     assert found.message == "OSError: GET http://u:[redacted]@h/ Bearer [redacted] failed"
