@@ -387,6 +387,10 @@ def test_clean_gives_one_printable_line_of_bounded_length(text: str, limit: int)
     assert line == line.strip()
 
 
+def test_a_text_without_end_is_not_read_to_its_end() -> None:
+    assert clean(" " * 10_000_000 + "x") == ""
+
+
 @pytest.mark.parametrize("status", ["429", 429.0, True, None, 99, 1000, -1, math.nan])
 def test_a_status_that_is_none_is_a_clear_error(status: object) -> None:
     with pytest.raises(ConfigError, match="status_code") as caught:
