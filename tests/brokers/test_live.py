@@ -57,6 +57,7 @@ async def test_an_account_that_is_not_there_is_a_failed_question(sandbox: Sandbo
     lines: list[str] = []
     assert await main(environment(sandbox, PROJECT_X_ACCOUNT_NAME="NOPE"), lines.append) == 1
     assert any("no account 'NOPE'" in line for line in lines)
+    assert "SANDBOX" not in "\n".join(lines), "the names of accounts are not for an issue"
 
 
 async def test_without_a_key_it_says_what_is_missing() -> None:

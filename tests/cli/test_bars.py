@@ -6,12 +6,14 @@ import io
 import json
 import resource
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from tests.brokers.loopback import Reply, loopback
 
 from keepline.brokers.barfile import COLUMNS, BarFile, bar_file
 from keepline.brokers.projectx.messages import ContractInfo
@@ -153,6 +155,8 @@ async def test_a_span_without_bars_is_a_file_without_rows(keepline: Run, tmp_pat
         (("MES", "--unit", "tick"), 2, "[unit]: is one of second, minute"),
         (("NOPE",), 2, "'NOPE' names no single contract; there is none"),
         (("M",), 2, "CON.F.US.MES.Z26 (MESZ6)"),
+        (("",), 2, "[symbol]: is a text that is not empty"),
+        (("MES", "--unit", "Tick"), 2, "month, not 'Tick'"),
         (("MES", "--out", "bars.xlsx"), 2, "ends in .csv or .parquet, not '.xlsx'"),
         (
             ("MES", "--out", "no-such-directory/bars.csv"),
@@ -226,6 +230,57 @@ def test_a_moment_as_people_write_it(words: str, found: datetime) -> None:
 def test_what_is_no_moment_is_said(words: str) -> None:
     with pytest.raises(ConfigError, match=r"--to.*is no moment"):
         instant(words, NOW, key="--to")
+
+
+async def test_live_and_extended_reach_the_broker(
+    clean_environment: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = clean_environment / "keepline.toml"
+    token = '.token]\nissuer = "static"\nstorage = "memory"\n'
+    async with loopback() as venue:
+        file.write_text(
+            f'[credentials{token}[brokers.top]\nbroker = "projectx"\ncredential = "token"\n'
+            f'base_url = "{venue.url}"\n[brokers.schwab]\ncredential = "token"\n'
+            f'base_url = "{venue.url}"\n'
+        )
+        monkeypatch.setenv("KEEPLINE__CREDENTIALS__TOKEN__ACCESS_TOKEN", "secret")
+        monkeypatch.setenv("KEEPLINE_CONFIG", str(file))
+        bars = {"success": True, "errorCode": 0, "bars": []}
+        venue.on("/api/History/retrieveBars", Reply(bars))
+        venue.on("/marketdata/v1/pricehistory", Reply({"candles": []}))
+        sent = []
+        for more in ((), ("--live", "--extended")):
+            for name, symbol in (("top", "CON.F.US.MES.Z26"), ("schwab", "AAPL")):
+                words = ["bars", symbol, "--broker", name, *more]
+                assert await asyncio.to_thread(run, words) == 0, capsys.readouterr().err
+            assert venue.last("retrieveBars").body["contractId"] == "CON.F.US.MES.Z26"
+            sent.append(
+                (
+                    venue.last("retrieveBars").body["live"],
+                    venue.last("pricehistory").query["needExtendedHoursData"],
+                )
+            )
+    assert sent == [(False, "false"), (True, "true")]
+
+
+def test_a_day_without_a_zone_is_utc_wherever_the_machine_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert instant("2026-01-05", NOW, key="--from") == NOW.replace(hour=0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("words", ["99999w", "1969-12-31", "0001-01-01"])
+def test_a_moment_of_before_there_were_bars_is_a_slip(words: str) -> None:
+    with pytest.raises(ConfigError, match="is before 1970"):
+        instant(words, NOW, key="--from")
 
 
 def contract(name: str, root: str, active: bool = True) -> ContractInfo:

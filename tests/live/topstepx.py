@@ -103,6 +103,11 @@ async def look(client: ProjectXClient, http: OnlyReads, account_name: str | None
         nonlocal failed
         try:
             found = await question
+        except ConfigError as error:
+            failed += 1
+            # what is there follows the semicolon: the names of the user's accounts
+            say(f"FAILED  {what}: {str(error).partition(';')[0]}")
+            return None
         except KeeplineError as error:
             failed += 1
             say(f"FAILED  {what}: {error}")

@@ -192,6 +192,16 @@ def test_words_and_code_are_found_in_every_common_shape(body: bytes, words: str,
     assert found.code == code
 
 
+@pytest.mark.parametrize("level", ["[", '{"error":'])
+def test_a_body_as_deep_as_the_stack_breaks_nothing(level: str) -> None:
+    for depth in range(880, 1000):  # somewhere here decoding it still works and reading it does not
+        closing = "]" if level == "[" else "}"
+        body = f'{{"errors":[{level * depth}{{}}{closing * depth}]}}'
+        if level != "[":
+            body = f"{level * depth}{{}}{closing * depth}"
+        assert failure(400, body.encode()).category == "client"
+
+
 @given(st.binary(max_size=300))
 def test_no_body_breaks_the_reading_or_the_line(body: bytes) -> None:
     found = failure(502, body)
@@ -312,6 +322,27 @@ def test_every_exception_has_a_category_and_says_whether_it_was_sent(
     assert found.retry_after == getattr(error, "retry_after", None)
 
 
+class TransportError(Exception):
+    """As httpx, urllib3 and requests name the root of theirs."""
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "sent"),
+    [
+        ("ConnectTimeout", "timeout", False),
+        ("PoolTimeout", "timeout", False),
+        ("ReadTimeout", "timeout", True),
+        ("ConnectError", "network", False),
+        ("NewConnectionError", "network", False),
+        ("ReadError", "network", True),
+    ],
+)
+def test_errors_of_other_libraries_are_known_by_name(name: str, category: str, sent: bool) -> None:
+    found = failure_of_exception(type(name, (TransportError,), {})("gone"))
+    assert (found.category, found.transient) == (category, True)
+    assert (found.sent, found.no_effect) == (sent, not sent)
+
+
 def test_a_foreign_message_is_cleaned_and_named() -> None:
     found = failure_of_exception(OSError("GET http://u:passw0rd@h/ Bearer abcdefghijk\n failed"))
     assert found.message == "OSError: GET http://u:[redacted]@h/ Bearer [redacted] failed"
@@ -322,6 +353,14 @@ def test_a_foreign_message_is_cleaned_and_named() -> None:
 def test_a_cancellation_is_nobodys_failure(error: BaseException) -> None:
     with pytest.raises(type(error)):
         failure_of_exception(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "proven"), [(400, True), (None, True), (501, False), (505, False)]
+)
+def test_a_permanent_error_of_5xx_proves_nothing(status: int | None, proven: bool) -> None:
+    error = PermanentError("no", category="server", status=status)
+    assert failure_of_exception(error).no_effect is proven
 
 
 def test_an_error_of_ours_goes_round_unchanged() -> None:
@@ -346,6 +385,10 @@ def test_clean_gives_one_printable_line_of_bounded_length(text: str, limit: int)
     assert len(line) <= limit
     assert line.isprintable()
     assert line == line.strip()
+
+
+def test_a_text_without_end_is_not_read_to_its_end() -> None:
+    assert clean(" " * 10_000_000 + "x") == ""
 
 
 @pytest.mark.parametrize("status", ["429", 429.0, True, None, 99, 1000, -1, math.nan])

@@ -278,6 +278,14 @@ def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     assert gate.pause(1, 5) == 59
 
 
+def test_a_pause_of_no_time_returns_nothing_to_a_spent_bucket() -> None:
+    gate = turnstile(limit=100, window=100, burst=2)
+    assert gate.take(0, 2)
+    assert gate.pause(0, 0.0) == 0
+    assert not gate.take(0.5)
+    assert gate.take(1)
+
+
 def test_a_grant_returned_after_a_pause_began_does_not_shorten_it() -> None:
     gate = turnstile(limit=4, window=40, burst=2)
     unused = join(gate, 0, weight=2)

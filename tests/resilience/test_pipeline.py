@@ -671,8 +671,11 @@ async def test_our_own_waits_are_not_held_against_the_other_side() -> None:
     )  # fmt: skip
     for _ in range(10):
         await bench.run(bench.operation())
+    bench.venue.script = [answer(404)]
+    await bench.fails(bench.operation(), PermanentError)
     stats = circuits.get_stats()["circuits"]["api.example.com queries"]
     assert (stats["slow"], stats["failed"], stats["state"]) == (0, 0, "closed")
+    assert stats["calls"] > 0
 
 
 async def test_a_slow_other_side_is_counted_as_slow() -> None:

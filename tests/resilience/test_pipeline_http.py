@@ -162,7 +162,7 @@ async def test_a_401_is_cured_by_the_next_token(server: tuple[Server, str]) -> N
         ("200 OK", b"not gzip", "Content-Encoding: gzip\r\n", OutcomeUnknown, ""),
         ("502 Bad Gateway", b"a" * (10 << 20), "", OutcomeUnknown, ""),
         ("400 Bad Request", b"\xff\x00\x1b[31mno", "", PermanentError, "[31mno"),
-        ("400 Bad Request", "größer".encode("utf-16"), "Content-Type: text/plain\r\n", PermanentError, "400 Bad Request"),
+        ("400 Bad Request", "größer".encode("utf-16"), "Content-Type: text/plain\r\n", PermanentError, "400 Bad"),
     ],
 )  # fmt: skip
 async def test_an_order_with_a_strange_answer_is_sent_once_and_told_in_one_line(

@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from types import NoneType
 from typing import Protocol
 
 from msgspec import Struct, field
 
+from keepline.brokers.checks import neighbours
 from keepline.errors import ConfigError
 from keepline.model import Fill, Order, OrderType, Position, Side
 
@@ -232,6 +234,7 @@ def check_intent(intent: OrderIntent) -> None:
     Raises:
         ConfigError: names the field in `key`.
     """
+    _check_kinds(intent)
     if not _ID.fullmatch(intent.id):
         raise _wrong(
             "id", f"{intent.id!r} must be 1 to 64 letters, digits or any of . _ : -", intent
@@ -240,8 +243,14 @@ def check_intent(intent: OrderIntent) -> None:
     _check_amounts(intent)
     if intent.kind is IntentKind.PLACE:
         _check_order(intent)
+    if intent.kind is IntentKind.CLOSE and intent.quantity is not None:
+        raise _wrong(
+            "quantity", "a close is of the whole position; partial_close takes one", intent
+        )
     if intent.kind is IntentKind.PARTIAL_CLOSE and intent.quantity is None:
         raise _wrong("quantity", "is missing: how much of the position to close", intent)
+    if intent.kind is not IntentKind.PLACE:
+        _check_no_brackets(intent)
     if intent.kind is IntentKind.MODIFY and not any(
         value is not None
         for value in (intent.quantity, intent.limit_price, intent.stop_price, intent.trail_price)
@@ -253,23 +262,58 @@ def check_tick(intent: OrderIntent, tick_size: Decimal | None) -> None:
     """Refuse a price that is not a multiple of the tick; None for a tick that is not known checks nothing.
 
     Raises:
-        ConfigError: names the field in `key` and the nearest two prices.
+        ConfigError: names the field in `key` and the nearest two prices; or the price is no finite number.
     """
-    if tick_size is None or not tick_size > 0:
-        return
     for name in ("limit_price", "stop_price", "trail_price"):
         price: Decimal | None = getattr(intent, name)
-        if price is not None and price % tick_size:
-            below = price // tick_size * tick_size
+        if price is None:
+            continue
+        if not price.is_finite():
+            raise _wrong(name, f"{price} must be a finite number", intent)
+        if beside := neighbours(price, tick_size, name):
+            below, above = beside
             raise _wrong(
                 name,
-                f"{price} is off the tick of {tick_size}: {below} and {below + tick_size} are next to it",
+                f"{price} is off the tick of {tick_size}: {below} and {above} are next to it",
                 intent,
             )
 
 
 def _wrong(key: str, what: str, intent: OrderIntent) -> ConfigError:
     return ConfigError(f"{what} (intent {intent.id[:80]!r}; nothing was sent)", key=key)
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "id": (str,),
+    "kind": (IntentKind,),
+    "account": (str,),
+    "instrument": (str,),
+    "side": (Side, NoneType),
+    "type": (OrderType, NoneType),
+    "target_order_id": (str,),
+    "depends_on": (tuple,),
+}
+
+
+def _check_kinds(intent: OrderIntent) -> None:
+    # a struct takes what it is given; "buy" is no Side.BUY, and what is not a buy would go out as a sale
+    for name, kinds in _KINDS.items():
+        value = getattr(intent, name)
+        if not isinstance(value, kinds):
+            wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise ConfigError(f"is a {wanted}, not {value!r:.80} (nothing was sent)", key=name)
+    if not all(isinstance(name, str) for name in intent.depends_on):
+        raise _wrong("depends_on", "holds the ids of intents", intent)
+    seconds: object = intent.deadline_seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise _wrong("deadline_seconds", f"{seconds!r:.80} is no number of seconds", intent)
+
+
+def _check_no_brackets(intent: OrderIntent) -> None:
+    for name in ("take_profit_ticks", "stop_loss_ticks"):
+        if getattr(intent, name) is not None:
+            words = intent.kind.value.replace("_", " ")
+            raise _wrong(name, f"belongs to a new order, not to a {words}", intent)
 
 
 def _check_text(intent: OrderIntent) -> None:
@@ -302,7 +346,9 @@ def _check_amounts(intent: OrderIntent) -> None:
             raise _wrong(name, f"{value} must be a finite number above 0", intent)
     for name in ("take_profit_ticks", "stop_loss_ticks"):
         ticks = getattr(intent, name)
-        if ticks is not None and (not isinstance(ticks, int) or ticks <= 0):
+        if ticks is not None and (
+            isinstance(ticks, bool) or not isinstance(ticks, int) or ticks <= 0
+        ):
             raise _wrong(name, f"{ticks!r} must be a whole number of ticks above 0", intent)
 
 

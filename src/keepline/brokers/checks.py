@@ -13,6 +13,7 @@ __all__ = [
     "amount",
     "id_number",
     "moment",
+    "neighbours",
     "number",
     "price",
     "span",
@@ -24,23 +25,32 @@ __all__ = [
 _DIGITS = 15
 """A JSON number is read as a double nearly everywhere; so many digits survive that."""
 
+_LARGEST_ID = 2**63 - 1
+_ID_DIGITS = 19
+_LONGEST = 28  # zeros at the end included; the default context rounds what is longer
+
 
 def number(value: object, key: str) -> Decimal:
     """The value as a finite Decimal; a float counts as what it prints.
 
     Raises:
-        ConfigError: a text, a bool, NaN, infinite, or more digits than a JSON number carries.
+        ConfigError: a text, a bool, NaN, infinite, or more digits than a JSON number carries, before or behind the
+            point.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ConfigError(f"is a number such as Decimal('21000.25'), not {value!r}", key=key)
-    try:
-        found = value if isinstance(value, Decimal) else Decimal(repr(value))
-    except InvalidOperation:  # pragma: no cover - every int and float prints as a number
-        raise ConfigError(f"is a number, not {value!r}", key=key) from None
+        raise ConfigError(f"is a number such as Decimal('21000.25'), not {value!r:.80}", key=key)
+    # of a float what it prints; an int's digits are not printed, Python refuses to with thousands of them
+    found = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if not found.is_finite():
         raise ConfigError(f"is a finite number, not {found}", key=key)
-    if len(found.normalize().as_tuple().digits) > _DIGITS:
-        raise ConfigError(f"has more than {_DIGITS} digits: {found}", key=key)
+    # no normalize(): it rounds; 1E+999999 has one digit, and a million on the wire
+    if found and (
+        found.adjusted() >= _DIGITS
+        or found.adjusted() < -_DIGITS
+        or len(found.as_tuple().digits) > _LONGEST
+        or len(found.normalize().as_tuple().digits) > _DIGITS
+    ):
+        raise ConfigError(f"has more than {_DIGITS} digits: {found:.6g}", key=key)
     return found
 
 
@@ -80,13 +90,36 @@ def price(
     found = number(value, key)
     if found == 0 or (above_zero and found < 0):
         raise ConfigError(f"{found} is no price{' above 0' if above_zero else ''}", key=key)
-    if tick is not None and tick > 0 and found % tick != 0:
-        below = (found // tick) * tick if found > 0 else (found // tick - 1) * tick
+    if beside := neighbours(found, tick, key):
         raise ConfigError(
-            f"{found} is off the tick of {tick}; the nearest prices are {below} and {below + tick}",
+            f"{found} is off the tick of {tick}; the nearest prices are {beside[0]} and {beside[1]}",
             key=key,
         )
     return found
+
+
+def neighbours(value: Decimal, tick: Decimal | None, key: str) -> tuple[Decimal, Decimal] | None:
+    """The multiples of the tick below and above a price that is none; None when it is one, or the tick is not known.
+
+    Args:
+        value: finite.
+        tick: None, 0, negative, NaN and infinite are not known.
+        key: the price's name.
+
+    Raises:
+        ConfigError: so far from the tick's size that nothing can be said of it.
+    """
+    if tick is None or not tick.is_finite() or tick <= 0:
+        return None
+    try:
+        if not value % tick:
+            return None
+        below = value // tick * tick  # towards zero, in a Decimal
+    except InvalidOperation:
+        raise ConfigError(f"{value} is no price at a tick of {tick}", key=key) from None
+    if value < 0:
+        below -= tick
+    return below, below + tick
 
 
 def wire_number(value: Decimal) -> int | float:
@@ -106,15 +139,16 @@ def text(value: object, key: str) -> str:
 
 
 def id_number(value: object, key: str) -> int:
-    """A broker's id: a whole number above 0, or its digits as a text.
+    """A broker's id: a whole number above 0 of at most 64 bits, or its digits as a text.
 
     Raises:
         ConfigError: something else.
     """
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _ID_DIGITS:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ConfigError(f"is a whole number above 0, not {value!r}", key=key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST_ID:
+        told = "one beyond 64 bits" if isinstance(value, int) and value > 0 else repr(value)[:80]
+        raise ConfigError(f"is a whole number above 0, not {told}", key=key)
     return value
 
 
@@ -132,7 +166,12 @@ def moment(value: object, key: str) -> datetime:
             " for example tzinfo=timezone.utc",
             key=key,
         )
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ConfigError(
+            f"{value.isoformat(' ')} is beyond the calendar in UTC", key=key
+        ) from None
 
 
 def span(start: object, end: object) -> tuple[datetime, datetime]:
@@ -152,4 +191,4 @@ def span(start: object, end: object) -> tuple[datetime, datetime]:
 
 def wire_moment(instant: datetime) -> str:
     """A UTC moment with milliseconds and a Z that is true."""
-    return f"{instant:%Y-%m-%dT%H:%M:%S}.{instant.microsecond // 1000:03d}Z"
+    return f"{instant.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

@@ -11,6 +11,7 @@ import msgspec
 
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.credentials.oauth import require_safe_url
+from keepline.errors import ConfigError
 from keepline.http import HttpSession, Response
 from keepline.resilience import (
     BodyReader,
@@ -55,6 +56,8 @@ class BrokerClient:
         timeout_seconds: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
+        if not isinstance(base_url, str):
+            raise ConfigError(f"is a text, not a {type(base_url).__name__}", key="base_url")
         require_safe_url(base_url, key="base_url")
         self.clock = clock or SYSTEM_CLOCK
         self._own = HttpSession() if http is None else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keepline.brokers.barfile import bar_file
+from keepline.brokers.checks import text
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.messages import ContractInfo
 from keepline.brokers.schwab.client import SchwabClient
@@ -118,13 +119,19 @@ def instant(words: str, now: datetime, *, key: str) -> datetime:
     if words == "now":
         return now
     if back := _BACK.fullmatch(words):
-        return now - timedelta(**{_UNITS[back[2]]: int(back[1])})
+        return _recent(now - timedelta(**{_UNITS[back[2]]: int(back[1])}), key)
     try:
         found = datetime.fromisoformat(words)
     except ValueError:
         examples = "2026-01-05, 2026-01-05T14:30Z, 90min, 12h, 5d, 2w or now"
         raise ConfigError(f"{words!r} is no moment; write {examples}", key=key) from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return _recent(found if found.tzinfo is not None else found.replace(tzinfo=UTC), key)
+
+
+def _recent(at: datetime, key: str) -> datetime:
+    if at.year < 1970:  # a slip of the pen, and days of empty answers
+        raise ConfigError(f"{at:%Y-%m-%d} is before 1970, where no broker has bars", key=key)
+    return at
 
 
 def chosen(words: str, contracts: tuple[ContractInfo, ...]) -> str:
@@ -157,7 +164,7 @@ async def _bars(
         return client.bars(
             wanted.symbol, start, end, unit, number, extended=wanted.extended, progress=tell
         )
-    contract = wanted.symbol
+    contract = text(wanted.symbol, "symbol")
     if "." not in contract:
         contract = chosen(contract, await client.search_contracts(contract, live=wanted.live))
     return client.bars(contract, start, end, unit, number, live=wanted.live, progress=tell)

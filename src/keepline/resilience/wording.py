@@ -54,9 +54,12 @@ def words_of(body: bytes) -> tuple[str, str]:
     if len(body) > _BODY_LIMIT or body[:512].lstrip()[:1] == b"<":
         return what_it_is(body), ""
     try:
-        document = msgspec.json.decode(body)
+        return _told_by(msgspec.json.decode(body))
     except (msgspec.DecodeError, RecursionError):
         return clean(body.decode("utf-8", "replace")), ""
+
+
+def _told_by(document: object) -> tuple[str, str]:
     if not isinstance(document, dict):
         return clean(str(document)) if isinstance(document, str) else "", ""
     return clean("; ".join(dict.fromkeys(_sentences(document)))), _code(document)

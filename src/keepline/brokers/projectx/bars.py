@@ -87,12 +87,13 @@ def pieces_of(
     return split(begin, finish, min(whole, timedelta(seconds=min(longest, whole.total_seconds()))))
 
 
-def _unit(value: BarUnit | str) -> BarUnit:
+def _unit(value: object) -> BarUnit:
+    told = value
     if isinstance(value, str):
         value = BarUnit.__members__.get(value.upper(), BarUnit.UNSPECIFIED)
-    if value not in _LENGTHS:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in _LENGTHS:
         names = ", ".join(unit.name.lower() for unit in _LENGTHS)
-        raise ConfigError(f"is one of {names}", key="unit")
+        raise ConfigError(f"is one of {names}, not {told!r}", key="unit")
     return BarUnit(value)
 
 

@@ -11,8 +11,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
-
 from keepline.brokers.checks import amount, id_number, moment, span, text, wire_moment
 from keepline.brokers.projectx.bars import LARGEST_PAGE, bars_body, bars_of, pieces_of
 from keepline.brokers.projectx.errors import read_body
@@ -288,7 +286,8 @@ class ProjectXClient(BrokerClient):
             OutcomeUnknown: no trustworthy answer, or `OrderPending`: look it up, do not send it again.
         """
         body = order_body(order, self._ticks.get(order.contract_id))
-        return (await self._place(json=body, deadline_seconds=deadline_seconds)).order_id
+        found = (await self._place(json=body, deadline_seconds=deadline_seconds)).order_id
+        return found if found is not None and found > 0 else None
 
     async def modify_order(
         self, change: OrderChange, *, deadline_seconds: float | None = None
@@ -367,12 +366,8 @@ class ProjectXClient(BrokerClient):
         return contracts or ()
 
 
-_check_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-def _nothing(answer: Response) -> None:
+def _nothing(_: Response) -> None:
     """An envelope that says yes and no more; the reader has looked into it."""
-    _check_object(answer.body)
 
 
 def _window(account_id: object, start: object, end: object) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def order_body(order: OrderRequest, tick: Decimal | None) -> dict[str, Any]:
     Raises:
         ConfigError: a field makes no sense, is missing or not needed; names it.
     """
+    if not isinstance(order, OrderRequest):
+        raise ConfigError(f"is an OrderRequest, not a {type(order).__name__}", key="order")
     kind, side = _kind(order.type), _side(order.side)
     body = {
         "accountId": id_number(order.account_id, "account_id"),
@@ -70,6 +72,8 @@ def change_body(change: OrderChange, tick: Decimal | None) -> dict[str, Any]:
     Raises:
         ConfigError: nothing is to change, or a field makes no sense; names it.
     """
+    if not isinstance(change, OrderChange):
+        raise ConfigError(f"is an OrderChange, not a {type(change).__name__}", key="change")
     body: dict[str, Any] = {
         "accountId": id_number(change.account_id, "account_id"),
         "orderId": id_number(change.order_id, "order_id"),
@@ -136,6 +140,8 @@ def _brackets(order: OrderRequest, side: OrderSide) -> dict[str, Any]:
 
 
 def _bracket(bracket: Bracket, key: str, kinds: tuple[OrderType, ...], sign: int) -> dict[str, int]:
+    if not isinstance(bracket, Bracket):
+        raise ConfigError(f"is a Bracket, not {bracket!r:.80}", key=key)
     ticks = number(bracket.ticks, f"{key}.ticks")
     if ticks != ticks.to_integral_value() or ticks * sign <= 0:
         where = "above 0" if sign > 0 else "below 0"

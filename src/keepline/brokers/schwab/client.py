@@ -147,6 +147,10 @@ class SchwabClient(BrokerClient):
         Raises:
             ConfigError: the token does not reach such an account.
         """
+        if isinstance(number, bool) or not isinstance(number, str | int):
+            raise ConfigError(
+                f"is an account's number, not a {type(number).__name__}", key="account"
+            )
         wanted = text(str(number), "account")
         if wanted not in self._hashes:
             await self.account_numbers()
@@ -274,9 +278,13 @@ class SchwabClient(BrokerClient):
 
     async def quotes(self, symbols: Iterable[str]) -> dict[str, Quote]:
         """Quotes by symbol; a symbol that Schwab does not know is not in it."""
-        if isinstance(symbols, str):
-            raise ConfigError(f"is a list of symbols such as [{symbols!r}]", key="symbols")
+        if isinstance(symbols, str) or not isinstance(symbols, Iterable):
+            raise ConfigError(
+                f"is a list of symbols such as ['AAPL'], not {symbols!r}", key="symbols"
+            )
         wanted = [text(symbol, "symbols") for symbol in symbols]
+        if comma := next((symbol for symbol in wanted if "," in symbol), None):
+            raise ConfigError(f"are several in one: {comma!r}", key="symbols")
         if not wanted:
             raise ConfigError("at least one symbol is needed", key="symbols")
         rows = await self._quotes(params={"symbols": ",".join(wanted), "fields": "quote"})

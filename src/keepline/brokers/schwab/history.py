@@ -103,11 +103,11 @@ def quote_of(symbol: str, info: QuoteInfo, now: datetime) -> Quote:
     )
 
 
-def _unit(unit: str, number: int) -> tuple[str, str, timedelta]:
-    if unit not in _UNITS:
+def _unit(unit: object, number: object) -> tuple[str, str, timedelta]:
+    if not isinstance(unit, str) or unit not in _UNITS:
         raise ConfigError(f"is one of {', '.join(_UNITS)}, not {unit!r}", key="unit")
     allowed = _MINUTES if unit == "minute" else (1,)
-    if isinstance(number, bool) or number not in allowed:
+    if type(number) is not int or number not in allowed:
         choices = ", ".join(map(str, allowed))
         raise ConfigError(f"of {unit} bars is one of {choices}, not {number!r}", key="number")
     return _UNITS[unit]

@@ -341,6 +341,16 @@ class Preview(Message, frozen=True, kw_only=True):
         return (found.rejects if found is not None else None) or ()
 
 
+# years 1 to 9999, with a day to spare for every zone
+_EARLIEST, _LATEST = -62_135_510_400_000, 253_402_214_400_000
+
+
+def _check_instants(*told: int | None) -> None:
+    for milliseconds in told:
+        if milliseconds is not None and not _EARLIEST <= milliseconds <= _LATEST:
+            raise ValueError("a time beyond the calendar")
+
+
 class QuoteNumbers(Message, frozen=True, kw_only=True):
     """The numbers of a quote; times are epoch milliseconds."""
 
@@ -357,6 +367,9 @@ class QuoteNumbers(Message, frozen=True, kw_only=True):
     close_price: float | None = None
     quote_time: int | None = None
     trade_time: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_instants(self.quote_time, self.trade_time)
 
 
 class QuoteInfo(Message, frozen=True, kw_only=True):
@@ -377,6 +390,9 @@ class Candle(Message, frozen=True, kw_only=True):
     close: float
     datetime: int
     volume: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_instants(self.datetime)
 
 
 class CandlesAnswer(Message, frozen=True, kw_only=True):

@@ -4,12 +4,13 @@ Invariants: what Schwab would refuse for its form is refused here, with the fiel
 as texts, digit by digit as the caller wrote them.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from keepline.brokers.checks import amount, number, price, text, wire_number
+from keepline.brokers.checks import amount, id_number, number, price, text, wire_number
 from keepline.brokers.schwab.messages import (
     AssetType,
     Duration,
@@ -53,7 +54,10 @@ def order_body(order: OrderRequest | Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(order, Mapping):
         return _own_json(order)
-    needed = _NEEDED.get(order.type)
+    if not isinstance(order, OrderRequest):
+        raise ConfigError(f"is an OrderRequest or JSON, not {type(order).__name__}", key="order")
+    kind: object = order.type
+    needed = _NEEDED.get(order.type) if isinstance(kind, str) else None
     if needed is None:
         names = ", ".join(kind.name for kind in _NEEDED)
         raise ConfigError(f"is one of {names}, not {order.type!r}", key="type")
@@ -84,28 +88,47 @@ def order_id_in(location: str) -> int | None:
     except ValueError:
         return None
     head, _, last = path.rstrip("/").rpartition("/")
-    if head.endswith("/orders") and last.isascii() and last.isdigit():
-        return int(last)
-    return None
+    try:
+        return id_number(last, "Location") if head.endswith("/orders") else None
+    except ConfigError:
+        return None
 
 
 def _own_json(order: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("orderType", "orderStrategyType"):
         if not isinstance(order.get(key), str):
             raise ConfigError("is missing in the order's JSON", key=key)
-    if not order.get("orderLegCollection") and not order.get("childOrderStrategies"):
+    legs, children = order.get("orderLegCollection"), order.get("childOrderStrategies")
+    if not legs and not children:
         raise ConfigError("is missing in the order's JSON", key="orderLegCollection")
+    for leg in _objects(legs, "orderLegCollection"):
+        if "quantity" in leg:
+            amount(leg["quantity"], "orderLegCollection.quantity")
+    for child in _objects(children, "childOrderStrategies"):
+        _own_json(child)
+    try:
+        json.dumps(order, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"is no JSON: {error}", key="order") from None
     return dict(order)
 
 
+def _objects(value: object, key: str) -> Sequence[Mapping[str, Any]]:
+    rows = value if isinstance(value, list | tuple) else () if value is None else (value,)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ConfigError("is a list of objects", key=key)
+    return rows
+
+
 def _leg(order: OrderRequest) -> dict[str, Any]:
-    allowed = _INSTRUCTIONS.get(order.asset_type)
+    kind: object = order.asset_type
+    allowed = _INSTRUCTIONS.get(order.asset_type) if isinstance(kind, str) else None
     if allowed is None:
         raise ConfigError(f"is EQUITY or OPTION, not {order.asset_type!r}", key="asset_type")
     if order.instruction not in allowed:
-        kind = str(order.asset_type).lower()
+        words = str(order.asset_type).lower()
         raise ConfigError(
-            f"of an {kind} is one of {', '.join(allowed)}, not {order.instruction!r}",
+            f"of an {words} is one of {', '.join(allowed)}, not {order.instruction!r}",
             key="instruction",
         )
     return {
