@@ -40,11 +40,11 @@ def test_config_check_says_what_is_right_and_what_is_wrong(keepline: Command, pl
         "credentials": ["schwab"],
         "relay": [],
     }
-    place.write(more="[brokers]\n")
+    place.write(more="[broker]\n")
     answer = keepline("config", "check")
     assert answer.code == 2
     assert answer.err == (
-        f"keepline: {place.config} [brokers]: unknown key; known here: credentials, relay, telemetry, sandbox\n"
+        f"keepline: {place.config} [broker]: unknown key; did you mean brokers?\n"
     )
     (place.directory / "app.yaml").unlink()
     place.write()
