@@ -241,12 +241,15 @@ async def test_a_client_that_asks_and_never_reads_is_not_listened_to_any_more(
 
     pouring = asyncio.create_task(pour())
     await until(lambda: any(client._blocked for client in local.clients))
+    (stuck,) = [client for client in local.clients if client._blocked]
+    assert not stuck._transport.is_reading()
     async with LocalClient(local.path) as other:
         await other.ping()
     assert not pouring.done()
     pouring.cancel()
     while await loop.sock_recv(flood, 1 << 20):
         if not any(client._blocked for client in local.clients):
+            assert stuck._transport.is_reading()
             break
     flood.close()
 
