@@ -119,3 +119,9 @@ def test_the_events_that_the_metrics_page_promises_are_logged_somewhere() -> Non
     promised = [name for name in rows("docs/reference/metrics.md") if "keepline_" not in name]
     assert promised
     assert [name for name in promised if f'"{name}' not in sources] == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f"({page})" not in readme] == []

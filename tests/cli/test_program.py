@@ -403,3 +403,30 @@ async def test_certificates_of_both_ends_on_the_command_line(start: Start, place
     assert await (await start("send", "--generate", "--to", address)).end() == 2
     assert await (await start("send", "--generate", "--to", address, *files)).end() == 0
     assert await listen.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("send <&-", 2, "nothing to send"),
+        ("login --paste --no-browser <&-", 3, "the input ended"),
+        ("token import <&-", 2, "a JSON object is expected"),
+        ("version >&-", 0, ""),
+        ("version 2>&-", 0, ""),
+        ("nonsense 2>&-", 2, ""),
+    ],
+)
+async def test_a_closed_standard_stream_is_no_fault(
+    place: Place, command: str, code: int, words: str
+) -> None:
+    shell = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m keepline {command}",
+        cwd=place.directory,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await shell.communicate()
+    assert shell.returncode == code, err
+    assert words.encode() in err
+    assert b"Traceback" not in err
+    assert b"internal error" not in err

@@ -171,3 +171,12 @@ def test_a_name_that_is_needed_is_asked_for(names: list[str], words: str) -> Non
 def test_the_only_name_needs_not_be_said() -> None:
     assert ask.only_name(["a"], "") == "a"
     assert ask.only_name(["a"], "b") == "b"
+
+
+async def test_the_store_numbers_what_a_person_brings(
+    configure: Configure, sandbox: SandboxServer
+) -> None:
+    settings = configure(schwab='storage = "encrypted"\n')
+    first = await ask.save_token(settings, "schwab", sandbox.issue().with_generation(0))
+    old = sandbox.issue().with_generation(1)
+    assert (await ask.save_token(settings, "schwab", old)).generation > first.generation

@@ -108,3 +108,18 @@ async def test_stopping_gives_up_what_waits_after_a_moment(source: Source) -> No
     await clock.run_until(stopping.done)
     assert clock.boottime() < 1.0
     assert "relay bots to 1 targets" in repr(relay)
+
+
+async def test_what_a_newer_token_took_the_place_of_is_no_news_of_the_bot(source: Source) -> None:
+    clock = ManualClock()
+    relay = part(source, "late", clock=clock, attempts=2)
+    await relay.start()
+    await clock.until_asleep()  # the first token waits for its second try
+    async with bot("late"):
+        source.publish(token(2))
+        while not relay.last:  # noqa: ASYNC110 - real bytes come without this clock
+            await asyncio.sleep(0)
+        clock.advance(2.0)
+        await relay.delivered()
+    assert relay.status()[0]["outcome"] == "delivered"
+    await relay.stop()

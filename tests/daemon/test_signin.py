@@ -96,3 +96,13 @@ async def test_an_input_that_ends_names_the_command_to_run_again(
     with pytest.raises(SignInRequired) as caught:
         await ask_line("", credential="topstep")
     assert str(caught.value).endswith("run: keepline login topstep")
+
+
+async def test_an_input_that_cannot_be_read_is_an_error_and_no_endless_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdin", closed)
+    with pytest.raises(ValueError, match="closed file"):
+        await ask_line("")

@@ -26,6 +26,7 @@ from keepline.errors import (
 )
 from keepline.relay.local import LocalClient
 from keepline.relay.peer import Peer
+from keepline.telemetry import fields_of
 from keepline.testing import ManualClock
 
 Source = Any  # tests/daemon/conftest.py
@@ -240,12 +241,15 @@ async def test_a_client_that_asks_and_never_reads_is_not_listened_to_any_more(
 
     pouring = asyncio.create_task(pour())
     await until(lambda: any(client._blocked for client in local.clients))
+    (stuck,) = [client for client in local.clients if client._blocked]
+    assert not stuck._transport.is_reading()
     async with LocalClient(local.path) as other:
         await other.ping()
     assert not pouring.done()
     pouring.cancel()
     while await loop.sock_recv(flood, 1 << 20):
         if not any(client._blocked for client in local.clients):
+            assert stuck._transport.is_reading()
             break
     flood.close()
 
@@ -413,10 +417,12 @@ async def test_clients_are_counted(local: LocalSocket, caplog: pytest.LogCapture
         assert daemon_socket.CLIENTS.value() == 1
     await until(lambda: not local.clients)
     assert daemon_socket.CLIENTS.value() == 0
-    assert [m for m in caplog.messages if m.startswith("Client")] == [
-        "Client connected",
-        "Client disconnected",
+    told = [r for r in caplog.records if r.getMessage().startswith("Client")]
+    assert [(r.levelname, r.getMessage()) for r in told] == [
+        ("INFO", "Client connected"),
+        ("INFO", "Client disconnected"),
     ]
+    assert [fields_of(r)["total"] for r in told] == [1, 0]
 
 
 @settings(

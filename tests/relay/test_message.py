@@ -274,7 +274,7 @@ def test_only_busy_is_worth_another_try():
 def test_no_reason_of_a_refusal_holds_a_part_of_the_message(message):
     with pytest.raises(Rejected) as caught:
         parse_push(message, is_json=message.startswith(b"{"), wall=1e9)
-    assert "secret" not in caught.value.reason
+    assert "my-" not in caught.value.reason
 
 
 def test_proofs_are_compared_in_constant_time(monkeypatch):

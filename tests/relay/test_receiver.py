@@ -827,7 +827,7 @@ def hung_up(peer):
 
 def test_a_refused_peer_that_stays_is_dropped_after_a_while(inbox, connect, monkeypatch):
     monkeypatch.setattr(listener_module, "_LINGER_SECONDS", 0.01)
-    peer = connect(path_of(inbox()))
+    peer = connect(path_of(inbox(receive_timeout=3600.0)))
     peer.write(b"two words\n")
     assert peer.rest().startswith(b"ERR bad_text ")
     assert hung_up(peer)

@@ -462,3 +462,10 @@ def test_the_time_of_a_message_counts_from_its_first_byte():
     wire.receive(b'  {"acc', 4.0, WALL)
     wire.receive(b"ess_t", 6.0, WALL)
     assert wire.deadline == 9.0
+
+
+@given(st.floats(min_value=0.0, max_value=1e9))
+def test_quiet_text_is_complete_at_the_deadline_whatever_the_clock_shows(now):
+    wire = ReceiverWire(WireRules(), Ledger(), now=now)
+    wire.receive(b"token", now, WALL)
+    assert outcomes(wire.wake(wire.deadline, WALL)) == ["accepted"]

@@ -15,6 +15,7 @@ __all__ = ["main", "run"]
 
 def main() -> NoReturn:
     """The program `keepline`."""
+    _open_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -42,6 +43,16 @@ def _perform(arguments: list[str]) -> object:
 
     with notes():
         return app(arguments, prog_name="keepline", standalone_mode=False)
+
+
+def _open_streams() -> None:
+    """Started with a closed standard stream, it reads an end there, and what it says goes nowhere.
+
+    Opened in their order, so that each gets its number back and no socket or file of ours gets it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _finish(result: object) -> int:

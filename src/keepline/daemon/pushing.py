@@ -20,6 +20,7 @@ from keepline.config import Secret
 from keepline.config.sections import read_secret_file
 from keepline.credentials.token import DEFAULT_LIFETIME_SECONDS, Token
 from keepline.daemon.compose import target_address
+from keepline.daemon.loop import from_thread
 from keepline.daemon.tokenfile import from_json
 from keepline.errors import ConfigError
 from keepline.relay.address import TLSConfig, default_socket_path, parse_address
@@ -135,9 +136,10 @@ def _token(line: str, clock: Clock) -> Token:
 
 async def stream_lines() -> AsyncIterator[str]:
     """The lines of standard input as they come, blank ones left out; waiting for one blocks nothing."""
-    loop = asyncio.get_running_loop()
     while True:
-        line = await _in_thread(loop, lambda: sys.stdin.buffer.readline(LONGEST_LINE))
+        line = await from_thread(
+            lambda: sys.stdin.buffer.readline(LONGEST_LINE), name="keepline-input"
+        )
         if not line:
             return
         if text := _text(line, "standard input"):
@@ -172,25 +174,6 @@ def _text(line: bytes, where: str) -> str:
         return line.decode().strip()
     except UnicodeDecodeError:
         raise ConfigError(f"{where} is not UTF-8 text") from None
-
-
-async def _in_thread(loop: asyncio.AbstractEventLoop, read: Callable[[], bytes]) -> bytes:
-    """As `to_thread`, by a thread that does not keep the program from ending while it waits."""
-    import threading
-
-    answer: asyncio.Future[bytes] = loop.create_future()
-
-    def tell(data: bytes) -> None:
-        if not answer.done():
-            answer.set_result(data)
-
-    def work() -> None:
-        data = read()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(tell, data)
-
-    threading.Thread(target=work, name="keepline-input", daemon=True).start()
-    return await answer
 
 
 # --- options of both --------------------------------------------------------------------------------------------------

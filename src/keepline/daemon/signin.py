@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable
 
 from keepline.clock import SYSTEM_CLOCK, Clock
@@ -12,6 +11,7 @@ from keepline.credentials.oauth_issuer import OAuth2Issuer
 from keepline.credentials.token import Token
 from keepline.daemon.ask import save_token
 from keepline.daemon.compose import issuer_of
+from keepline.daemon.loop import from_thread
 from keepline.errors import ConfigError, SignInRequired
 from keepline.http import HttpSession
 
@@ -77,22 +77,9 @@ async def ask_line(prompt: str, *, credential: str = "") -> str:
     Raises:
         SignInRequired: the input ended.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[str] = loop.create_future()
-
-    def tell(line: str) -> None:
-        if not answer.done():
-            answer.set_result(line)
-
-    def read() -> None:
-        line = sys.stdin.readline()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(tell, line)
-
     sys.stderr.write(prompt)
     sys.stderr.flush()
-    threading.Thread(target=read, name="keepline-input", daemon=True).start()
-    line = await answer
+    line = await from_thread(lambda: sys.stdin.readline(), name="keepline-input")
     if not line:
         raise SignInRequired("the input ended before an address came", credential=credential)
     return line.strip()

@@ -136,7 +136,8 @@ class ReceiverWire:
         deadline = self.deadline
         if deadline is None or now < deadline:
             return []
-        if self._framer.is_in_text and now - self._heard >= QUIET_SECONDS:
+        # the same sum as in `deadline`: the difference of two times may round to less than they are apart
+        if self._framer.is_in_text and now >= self._heard + QUIET_SECONDS:
             return self._quiet(wall)
         self.is_closing = True
         if self._framer.is_in_message:
