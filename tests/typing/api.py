@@ -194,7 +194,7 @@ async def calling(tokens: TokenManager, body: Mapping[str, object]) -> None:
     note(limiter.get_stats())
     breaker = CircuitBreaker({"minimum_calls": 20})
     assert_type(breaker.state, CircuitState)
-    assert_type(await breaker.call(limiter.acquire, "all"), None)
+    assert_type(await breaker.call(limiter.acquire, "all"), float)
     handler = ErrorHandler()
     category: str = handler.classify_error(429, "slow down")
     assert_type(handler.should_retry(TransientError("lost", category="network"), 1), bool)
