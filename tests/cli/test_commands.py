@@ -405,3 +405,9 @@ def test_tokens_are_sent_from_a_private_file(keepline: Command, place: Place) ->
     assert "chmod 600" in refused.err
     assert keepline("send", "--file", "none").code == 2
     assert "secret" not in answer.out + answer.err + refused.out
+
+
+def test_a_history_without_a_line_says_so(keepline: Command, place: Place) -> None:
+    answer = keepline("token", "history")
+    assert (answer.code, answer.out, answer.err) == (0, "", "nothing was renewed yet\n")
+    assert keepline("token", "history", "--json").json == []
