@@ -14,6 +14,7 @@ import yaml
 
 import keepline
 from keepline.credentials.keys import CREDENTIAL_NAME
+from keepline.daemon.credential import CredentialPart
 from keepline.telemetry import REGISTRY, Histogram
 
 ROOT = Path(__file__).parent.parent
@@ -83,10 +84,12 @@ def test_the_unit_hands_over_the_storage_key_under_the_name_that_is_looked_up() 
 
 
 def test_the_unit_gives_a_refresh_in_flight_time_to_be_saved() -> None:
-    assert (
-        int(unit()["Service"]["TimeoutStopSec"])
-        > keepline.TokenManagerConfig().refresh_timeout_seconds
+    part = CredentialPart(
+        "x",
+        lambda: pytest.fail("not asked for"),
+        refresh_timeout=keepline.TokenManagerConfig().refresh_timeout_seconds,
     )
+    assert int(unit()["Service"]["TimeoutStopSec"]) > part.drain_seconds
 
 
 def test_the_unit_starts_again_for_as_long_as_it_takes() -> None:

@@ -125,3 +125,16 @@ def test_the_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
     pages = [str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if f"({page})" not in readme] == []
+
+
+def test_each_message_that_the_relay_page_explains_is_said_in_these_words() -> None:
+    page = (ROOT / "docs/howto/relay.md").read_text()
+    messages = re.findall(r"\*\*`([^`]+)`\*\*", page)
+    assert len(messages) >= 9
+    sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts that are written on several lines
+    parts = [part for text in messages for part in re.split(r"…|\d[\d.]*|unix:|^ERR \w+", text)]
+    missing = [part.strip(" :") for part in parts if part.strip(" :") not in sources]
+    assert [
+        part for part in missing if part != "Address already in use"
+    ] == []  # the system's words

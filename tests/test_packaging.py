@@ -1,8 +1,11 @@
 """What the repository promises about set-up: pinned with hashes, from no named index, for the versions it names."""
 
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,49 @@ def test_make_needs_no_more_than_python_and_make() -> None:
     )
     for target in ("demo", "test", "check", "bench"):
         assert f"make {target}" in done.stdout
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """`.ci/run` in a directory of its own, where every program that it calls notes how it was called."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("nc", "socat", "gcc", "node", "npm", "sudo", "apt-get"):
+        (tools / tool).write_text(f"#!/bin/sh\necho {tool} >> {tmp_path}/calls\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+
+    def run(make: str) -> subprocess.CompletedProcess[str]:
+        script = f'#!/bin/sh\necho "make $* skips=$KEEPLINE_NO_SKIPS" >> {tmp_path}/calls\n{make}\n'
+        (tools / "make").write_text(script)
+        (tools / "make").chmod(0o755)
+        environ = {"PATH": f"{tools}:/usr/bin:/bin", "PYTHON": sys.executable}
+        return subprocess.run(
+            [tmp_path / ".ci/run"], env=environ, capture_output=True, text=True, cwd="/"
+        )
+
+    return run
+
+
+CLOSING = "===== 7 passed in 1.00s ====="
+
+
+def test_the_gate_runs_check_and_test_allows_no_skip_and_ends_with_the_closing_line(
+    gate: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = gate(f"echo '{CLOSING}'; echo coverage")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == CLOSING
+    assert (tmp_path / "calls").read_text() == "make check skips=\nmake test skips=1\n"
+
+
+@pytest.mark.parametrize("target", ["check", "test"])
+def test_the_gate_fails_when_check_or_test_does(
+    gate: Callable[[str], subprocess.CompletedProcess[str]], target: str
+) -> None:
+    done = gate(f'[ "$1" != {target} ] || exit 2')
+    assert done.returncode == 2
+    if target == "test":
+        assert done.stdout.endswith("the test run did not come to its end\n")

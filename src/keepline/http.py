@@ -6,6 +6,7 @@ neither `.netrc` nor a proxy of the environment is consulted: nothing is sent th
 """
 
 import json as _json
+import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -338,6 +339,9 @@ def _certificate_words(error: Any) -> str:
 
 
 def _reason(error: Any) -> str:
+    number = getattr(error, "errno", None)
+    if number and number > 0:
+        return os.strerror(number)  # asyncio's own words hold an address as a tuple
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 

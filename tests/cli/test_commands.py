@@ -393,3 +393,21 @@ def test_a_mistake_in_the_issuers_key_is_named(keepline: Command, place: Place) 
     answer = keepline("config", "check")
     assert answer.code == 2
     assert "[credentials.x.isuer]: unknown key; did you mean issuer?" in answer.err
+
+
+def test_tokens_are_sent_from_a_private_file(keepline: Command, place: Place) -> None:
+    tokens = place.private("tokens", "secret-one\nsecret-two\n")
+    answer = keepline("send", "--file", "tokens", "--json")
+    assert answer.code == 4  # nobody listens
+    assert answer.json["tokens"] == 2
+    tokens.chmod(0o644)
+    refused = keepline("send", "--file", "tokens")
+    assert "chmod 600" in refused.err
+    assert keepline("send", "--file", "none").code == 2
+    assert "secret" not in answer.out + answer.err + refused.out
+
+
+def test_a_history_without_a_line_says_so(keepline: Command, place: Place) -> None:
+    answer = keepline("token", "history")
+    assert (answer.code, answer.out, answer.err) == (0, "", "nothing was renewed yet\n")
+    assert keepline("token", "history", "--json").json == []

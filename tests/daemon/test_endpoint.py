@@ -93,7 +93,7 @@ async def test_only_reading_is_allowed(endpoint: MetricsEndpoint) -> None:
 
 async def test_a_port_in_use_is_an_error_of_the_start(endpoint: MetricsEndpoint) -> None:
     second = MetricsEndpoint("127.0.0.1", endpoint.port, list)
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(ConfigError, match="Address already in use; choose another port"):
         await second.start()
     await second.stop()
     await second.stop()

@@ -15,6 +15,7 @@ from keepline.daemon.ask import save_token, stored_token
 from keepline.daemon.loop import run_on_loop
 from keepline.daemon.notify import Notifier
 from keepline.daemon.run import run, run_once, until_signal
+from keepline.daemon.service import Daemon
 from keepline.errors import ConfigError, SignInRequired, TokenUnavailable
 from keepline.relay.address import default_socket_path
 from keepline.relay.receiver import TokenReceiver, TokenReceiverConfig
@@ -65,6 +66,31 @@ async def test_the_watchdog_is_fed_and_the_status_told_again(
         assert (await heard(ear)).startswith("STATUS=credential schwab: SIGN_IN_REQUIRED")
         os.kill(os.getpid(), signal.SIGTERM)
         await serving  # stopping takes no time of this clock
+
+
+async def test_the_watchdog_is_fed_while_an_answer_is_waited_for_at_the_end(
+    configure: Configure, clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, answered, stop = ManualClock(), asyncio.Event(), Daemon.stop
+
+    async def slow(self: Daemon) -> None:
+        await answered.wait()
+        await stop(self)
+
+    monkeypatch.setattr(Daemon, "stop", slow)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(clean_environment / "notify"))
+        ear.setblocking(False)
+        environ = {"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "20000000"}
+        serving = asyncio.create_task(run(configure(), notifier=Notifier(environ), clock=clock))
+        await heard(ear)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (await heard(ear)).startswith("STOPPING=1")
+        hearing = asyncio.create_task(heard(ear))
+        await clock.run_until(hearing.done, limit=10.0)
+        assert await hearing == "WATCHDOG=1"
+        answered.set()
+        await serving
 
 
 async def test_a_start_that_fails_leaves_the_signals_as_they_were(configure: Configure) -> None:

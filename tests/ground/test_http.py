@@ -219,7 +219,9 @@ def unused_port() -> int:
 
 
 async def test_a_refused_connection_was_provably_not_sent(http: HttpSession) -> None:
-    with pytest.raises(TransientError, match=r"cannot connect to 127\.0\.0\.1") as caught:
+    with pytest.raises(
+        TransientError, match=r"cannot connect to 127\.0\.0\.1:\d+: Connection refused$"
+    ) as caught:
         await http.request(
             "POST", f"http://127.0.0.1:{unused_port()}/token?code=hush", form={"a": "b"}
         )

@@ -242,6 +242,7 @@ def test_stop_does_not_wait_for_a_callback_and_none_begins_after_it(inbox, say):
     receiver.stop()
     assert not receiver.is_running
     free.set()
+    join_callbacks()
     assert seen == ["one"]
 
 

@@ -1,6 +1,7 @@
 """Pushing to bots of all kinds over real sockets."""
 
 import asyncio
+import inspect
 import json
 import logging
 import os
@@ -569,3 +570,13 @@ async def test_an_ok_before_the_break_is_an_ok(make_bot, make_token):
         connection.sendall(b"OK")
 
     assert (await TokenSender(make_bot(answer_and_reset).path).send(make_token())).ok
+
+
+def test_the_documented_defaults():
+    given = inspect.signature(TokenSender).parameters
+    assert {name: given[name].default for name in ("attempts", "retry_delay", "timeout")} == {
+        "attempts": 3,
+        "retry_delay": 5.0,
+        "timeout": 5.0,
+    }
+    assert not Target("/a/b.sock").send_refresh_token

@@ -58,6 +58,9 @@ def test_the_documented_defaults(clean_environment):
     assert (config.accept_timeout, config.receive_timeout) == (0.5, 5.0)
     assert (config.socket_mode, config.socket_group, config.history_size) == (0o600, None, 32)
     assert len(config.allowed_uids) == 1
+    assert (config.shared_secret, config.tls, config.persist_path) == (None, None, None)
+    assert not config.allow_unauthenticated_loopback
+    assert not config.allow_plain_tcp_beyond_loopback
 
 
 def test_the_group_of_another_user_needs_rights():

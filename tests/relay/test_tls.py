@@ -67,6 +67,7 @@ async def test_a_sender_without_a_certificate_of_the_authority_is_refused(
         make_token()
     )
     assert delivery.outcome == "unreachable"
+    assert delivery.reason.endswith("; does it trust our certificate?")
     assert bot.get_latest_token() == ""
 
 

@@ -165,7 +165,9 @@ async def test_told_so_it_answers_strangers_under_any_name() -> None:
 async def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
+        with pytest.raises(
+            ConfigError, match=rf"cannot listen on 127.0.0.1:{port} \(Address already in use\)"
+        ) as caught:
             await SandboxServer(port=port).start()
     assert caught.value.key == "port"
 

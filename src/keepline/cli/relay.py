@@ -179,7 +179,10 @@ def listen(
         listening=lambda address: say(f"listening at {address}"),
         told=told,
     )
-    number = asyncio.run(until_signal(work))
-    stats = receiver.get_stats()
-    show_json(stats, lines=True) if json else show_fields(pushing.in_words(stats))
+    try:
+        number = asyncio.run(until_signal(work))
+    finally:
+        stats = receiver.get_stats()
+        if stats["address"]:  # else it never listened, and the error says all
+            show_json(stats, lines=True) if json else show_fields(pushing.in_words(stats))
     return DONE if number is None else exit_code_of_signal(number)

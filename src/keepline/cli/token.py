@@ -178,6 +178,9 @@ def history(
     if json:
         show_json(msgspec.to_builtins(records))
         return
+    if not records:
+        say("nothing was renewed yet")
+        return
     show_table(
         ("at", "outcome", "generation", "fingerprint", "expires", "reason"),
         [

@@ -53,9 +53,10 @@ def find(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -
     """The configuration file: the one named, else KEEPLINE_CONFIG, else the first of `search_path` that exists."""
     if path is not None:
         return path
+    places = search_path(environ)
     if environ.get("KEEPLINE_CONFIG"):
-        return Path(environ["KEEPLINE_CONFIG"])
-    return next((place for place in search_path(environ) if place.exists()), None)
+        return places[0]  # named, so a missing one is an error and not passed over
+    return next((place for place in places if place.exists()), None)
 
 
 def load(

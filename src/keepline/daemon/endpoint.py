@@ -6,6 +6,7 @@ secret. `healthz` says that the loop turns, `readyz` whether each part does its 
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,14 @@ class MetricsEndpoint(Part):
         server = web.Server(self._answer, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._wanted).start()
+        try:
+            await web.TCPSite(self._runner, self._host, self._wanted).start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._wanted}: {os.strerror(error.errno or 0)};"
+                ' choose another port, or "" for off',
+                key="telemetry.metrics",
+            ) from error
         self.port = self._runner.addresses[0][1]
         event(log, logging.INFO, "Metrics served", url=f"{self.url}/metrics")
 

@@ -6,7 +6,6 @@ back after a growing delay; a part that does not drain within its bound is cance
 """
 
 import asyncio
-import contextlib
 import enum
 import logging
 from collections.abc import Sequence
@@ -152,8 +151,7 @@ class _Keeper:
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
             self._task = None
         await self._stop()
 

@@ -277,6 +277,8 @@ _OPTIONS = {
     "allow_plain_tcp_beyond_loopback": "--allow-plain-tcp-beyond-loopback",
     "allow_unauthenticated_loopback": "--allow-unauthenticated-loopback",
     "shared_secret": "--secret-file",
+    "tcp_port": "port",
+    "tcp_host": "the host",
 }
 """Settings that the relay's errors name, as options."""
 

@@ -56,10 +56,12 @@ async def run(
         try:
             number = await stop
         finally:
-            alive.cancel()
             notifier.stopping("a refresh in flight is saved first")
             event(log, logging.INFO, "Daemon stopping")
-            await daemon.stop()
+            try:
+                await daemon.stop()
+            finally:
+                alive.cancel()  # not before: waiting for an answer is no standstill for the watchdog
             event(log, logging.INFO, "Daemon stopped")
     return number
 

@@ -265,7 +265,9 @@ class TokenSender:
         if answer.ok:
             return "delivered", "", True
         if answer.code == "silent":
-            return "unreachable", answer.reason, False
+            # a bot that refuses our certificate may close before it says so
+            hint = "; does it trust our certificate?" if line.target.tls else ""
+            return "unreachable", f"{answer.reason}{hint}", False
         reason = f"{answer.code}: {answer.reason}" if answer.code else "ERR without a reason"
         return "refused", reason, answer.code in _FINAL_CODES
 

@@ -5,6 +5,7 @@ refused (DNS rebinding, cross-site posts); every decision is the venue's or the 
 """
 
 import ipaddress
+import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -129,7 +130,8 @@ class SandboxServer:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"cannot listen on {self._host}:{self._port} ({error.strerror}): choose another port, 0 takes any",
+                f"cannot listen on {self._host}:{self._port} ({os.strerror(error.errno or 0)}): choose another port,"
+                " 0 takes any",
                 key="port",
             ) from error
         self._runner, self._port = runner, runner.addresses[0][1]
