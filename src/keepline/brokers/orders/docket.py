@@ -34,7 +34,7 @@ OUTCOMES = REGISTRY.counter(
     "broker", "kind", "state", "how",
 )  # fmt: skip
 UNRESOLVED = REGISTRY.gauge(
-    "orders_unresolved", "Order intents whose outcome is not known.", "broker"
+    "orders_unknown_outcome", "Order intents whose outcome is not known.", "broker"
 )
 FILLS = REGISTRY.counter("fills_total", "Fills, each counted once.", "broker")
 
