@@ -970,7 +970,9 @@ async def test_a_second_close_waits_for_one_of_an_earlier_process(bench: Bench) 
     assert [intent.id for intent in bench.broker.sent] == ["c1"]
 
 
-async def test_what_a_person_withdraws_while_it_is_written_is_not_sent(bench: Bench) -> None:
+async def test_what_a_person_withdraws_while_it_is_written_is_not_sent(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     gateway = await bench.gateway()
     written = asyncio.Event()
     bench.journal.pause = lambda step: written.set() if step == "after begin" else None
@@ -980,6 +982,21 @@ async def test_what_a_person_withdraws_while_it_is_written_is_not_sent(bench: Be
     assert (await placing).state is REFUSED
     assert bench.broker.sent == []
     assert bench.disk.records["one"].state is State.REFUSED
+    assert "Order work failed" not in caplog.text
+
+
+async def test_a_clock_that_is_put_back_during_the_call_hides_no_order(by_looks: Bench) -> None:
+    gateway = await by_looks.gateway()
+    right = by_looks.clock.wall
+    by_looks.clock.wall = lambda: right() + timedelta(hours=1)  # type: ignore[method-assign]
+
+    def put_back(do: Callable[[], str | None]) -> Ack:
+        by_looks.clock.wall = right  # type: ignore[method-assign]
+        return accepted_but_lost(do)
+
+    by_looks.broker.script = [put_back]
+    outcome = await by_looks.final(gateway, order_intent("one"))
+    assert (outcome.state, outcome.order_id) == (ACCEPTED, "1")
 
 
 async def test_a_look_back_whose_caller_goes_away_tells_its_fills(bench: Bench) -> None:
