@@ -915,3 +915,168 @@ async def test_a_journal_with_a_damaged_entry_stops_the_start_and_is_free_again(
     for _ in range(2):
         with pytest.raises(StorageError, match="'one'"):
             await OrderGateway(bench.broker, path).start()
+
+
+# --- ways to lose money that were tried by hand ---
+
+
+async def test_what_was_frozen_at_a_crash_is_on_the_disk_as_sent_before_it_is_sent(
+    bench: Bench,
+) -> None:
+    gateway = await bench.gateway()
+    bench.broker.script, bench.broker.blind = [LOST], dict.fromkeys(Source, "502")
+    await bench.run(gateway.place(order_intent("first", deadline_seconds=1)))
+    second = order_intent("second", depends_on=("first",), deadline_seconds=1)
+    await bench.run(gateway.place(second))
+    bench.disk.records["first"] = structs.replace(
+        bench.disk.records["first"], state=State.ACCEPTED, order_id="77"
+    )
+    gateway = await bench.gateway()
+    states: list[State] = []
+
+    def look(do: Callable[[], str | None]) -> str | None:
+        states.append(bench.disk.records["second"].state)
+        return do()
+
+    bench.broker.script = [look]
+    assert (await bench.run(gateway.place(second))).state is ACCEPTED
+    assert states == [State.SENT]
+
+
+async def test_an_order_that_nobody_can_tell_releases_nothing(by_looks: Bench) -> None:
+    gateway = await by_looks.gateway()
+
+    def twice(do: Callable[[], str | None]) -> Ack:
+        do(), do()
+        raise LOST
+
+    by_looks.broker.script = [twice]
+    assert (await by_looks.run(gateway.place(order_intent("one")))).state is AMBIGUOUS
+    after = order_intent("two", 3, depends_on=("one",), deadline_seconds=300)
+    assert (await by_looks.run(gateway.place(after))).state is UNKNOWN
+    assert len(by_looks.broker.sent) == 1
+
+
+async def test_a_second_close_waits_for_one_of_an_earlier_process(bench: Bench) -> None:
+    gateway = await bench.gateway()
+    bench.broker.script, bench.broker.blind = [LOST], dict.fromkeys(Source, "502")
+    close = OrderIntent(
+        id="c1", kind=IntentKind.CLOSE, account="A", instrument="MNQ", deadline_seconds=1
+    )
+    await bench.run(gateway.close(close))
+    gateway = await bench.gateway()
+    outcome = await bench.run(gateway.close(structs.replace(close, id="c2")))
+    assert outcome.state is UNKNOWN
+    assert [intent.id for intent in bench.broker.sent] == ["c1"]
+
+
+async def test_what_a_person_withdraws_while_it_is_written_is_not_sent(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await bench.gateway()
+    written = asyncio.Event()
+    bench.journal.pause = lambda step: written.set() if step == "after begin" else None
+    placing = asyncio.ensure_future(gateway.place(order_intent("one")))
+    await written.wait()
+    await gateway.resolve("one", absent=True)
+    assert (await placing).state is REFUSED
+    assert bench.broker.sent == []
+    assert bench.disk.records["one"].state is State.REFUSED
+    assert "Order work failed" not in caplog.text
+
+
+async def test_a_clock_that_is_put_back_during_the_call_hides_no_order(by_looks: Bench) -> None:
+    gateway = await by_looks.gateway()
+    right = by_looks.clock.wall
+    by_looks.clock.wall = lambda: right() + timedelta(hours=1)  # type: ignore[method-assign]
+
+    def put_back(do: Callable[[], str | None]) -> Ack:
+        by_looks.clock.wall = right  # type: ignore[method-assign]
+        return accepted_but_lost(do)
+
+    by_looks.broker.script = [put_back]
+    outcome = await by_looks.final(gateway, order_intent("one"))
+    assert (outcome.state, outcome.order_id) == (ACCEPTED, "1")
+
+
+async def test_a_look_back_whose_caller_goes_away_tells_its_fills(bench: Bench) -> None:
+    gateway = await bench.gateway()
+    told: list[Fill] = []
+    gateway.subscribe_fills(told.append)
+    await gateway.place(order_intent("one"))
+    noted = asyncio.Event()
+    bench.journal.pause = lambda step: noted.set() if step == "after fills" else None
+    looking = asyncio.ensure_future(gateway.catch_up("A"))
+    await noted.wait()
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    await gateway.stop()
+    assert told == bench.venue.fills
+
+
+async def test_fills_that_could_not_be_written_are_looked_up_again(bench: Bench) -> None:
+    gateway = await bench.gateway()
+    await gateway.place(order_intent("one"))
+    bench.clock.advance(600)
+
+    def full(step: str) -> None:
+        if step == "before fills":
+            raise StorageError("the disk is full")
+
+    bench.journal.pause = full
+    assert (await gateway.catch_up("A")).fills == ()
+    bench.journal.pause = lambda step: None
+    assert (await gateway.catch_up("A")).fills == tuple(bench.venue.fills)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_clock_that_was_ahead_hides_no_fill(bench: Bench, restart: bool) -> None:
+    gateway = await bench.gateway()
+    right = bench.clock.wall
+    bench.clock.wall = lambda: right() + timedelta(hours=1)  # type: ignore[method-assign]
+    await gateway.catch_up("A")
+    bench.clock.wall = right  # type: ignore[method-assign]
+    bench.clock.advance(60)
+    bench.venue.take(order_intent("stranger"))
+    bench.clock.advance(1200)
+    if restart:
+        gateway = await bench.gateway()
+    assert (await gateway.catch_up("A")).fills == tuple(bench.venue.fills)
+
+
+async def test_what_is_unresolved_is_shown_while_a_dependency_is_looked_up(bench: Bench) -> None:
+    gateway = await bench.gateway()
+    shown: list[str] = []
+
+    def look(step: str) -> None:
+        if step == "find":
+            shown.extend(outcome.intent_id for outcome in gateway.unresolved())
+
+    bench.journal.pause = look
+    with pytest.raises(ConfigError, match="nobody has placed"):
+        await gateway.place(order_intent("two", depends_on=("one",)))
+    assert shown == ["two"]
+
+
+async def test_two_starts_at_once_are_one(bench: Bench) -> None:
+    gateway = OrderGateway(bench.broker, bench.journal, clock=bench.clock)
+    bench.gateways.append(gateway)
+    before = len(asyncio.all_tasks())
+    await asyncio.gather(gateway.start(), gateway.start())
+    assert len(asyncio.all_tasks()) == before + 1
+
+
+async def test_a_lost_change_of_a_trail_is_never_called_done_unseen(bench: Bench) -> None:
+    gateway = await bench.gateway()
+    stop = order_intent("stop", type=OrderType.TRAILING_STOP, trail_price=Decimal(5))
+    placed = await gateway.place(stop)
+    bench.broker.script = [LOST]
+    change = OrderIntent(
+        id="trail",
+        kind=IntentKind.MODIFY,
+        account="A",
+        target_order_id=placed.order_id or "",
+        trail_price=Decimal(2),
+        deadline_seconds=300,
+    )
+    assert (await bench.run(gateway.modify(change))).state is AMBIGUOUS

@@ -21,7 +21,7 @@ from keepline.brokers.orders import How, OrderJournal, Record, State
 from keepline.brokers.orders.journal import COMMITS, WRITES
 from keepline.brokers.orders.ownership import owner_of
 from keepline.brokers.orders.records import from_row, same_body, to_row
-from keepline.brokers.orders.store import leave_decision, read_journal
+from keepline.brokers.orders.store import JournalFile, leave_decision, read_journal
 from keepline.errors import Closed, ConfigError, StorageError
 from keepline.model import Fill, OrderType, Side
 
@@ -508,3 +508,12 @@ def test_a_decision_about_nothing_is_refused(path: Path) -> None:
         read_journal(path)
     with pytest.raises(ConfigError, match="no intent 'nobody'"):
         leave_decision(made(path), "nobody", "7", "")
+
+
+def test_each_commit_is_synced(path: Path) -> None:
+    file = JournalFile(path)
+    try:
+        assert file._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert file._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    finally:
+        file.close()

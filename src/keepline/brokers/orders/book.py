@@ -173,10 +173,12 @@ class Book:
     # --- who may be sent ---
 
     def release(self, intent: OrderIntent) -> Release:
-        """Whether an intent may be sent now; its `depends_on` are all in the book."""
+        """Whether an intent may be sent now; one of `depends_on` that is not in the book is waited for."""
         waits: list[str] = []
         for name in intent.depends_on:
-            ticket = self._tickets[name]
+            if (ticket := self._tickets.get(name)) is None:  # it is being looked up
+                waits.append(name)
+                continue
             if ticket.state in (State.REFUSED, State.PRESUMED_ABSENT):
                 return Release(refused=f"depends on {name}, which is {ticket.state.value}")
             if not ticket.state.is_accepted:

@@ -98,7 +98,7 @@ class Docket:
         self.outcome_listeners: list[Callable[[OrderOutcome], object]] = []
         self.fill_listeners: list[Callable[[Fill], object]] = []
         self._entries: dict[str, Entry] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     # --- entries ---
 
@@ -225,9 +225,16 @@ class Docket:
     # --- fills ---
 
     async def take_fills(self, fills: Iterable[Fill]) -> list[Fill]:
-        """Write fills, and tell those that are new; each is told once."""
-        given = list(fills)
-        new = await self.journal.new_fills(given) if given else []
+        """Write fills, and tell those that are new; each is told once, also when who asked has gone meanwhile."""
+        if not (given := list(fills)):
+            return []
+        work = asyncio.ensure_future(self._take_fills(given))
+        self._background.add(work)
+        work.add_done_callback(self._background.discard)
+        return await asyncio.shield(work)
+
+    async def _take_fills(self, given: list[Fill]) -> list[Fill]:
+        new = await self.journal.new_fills(given)
         for fill in new:
             FILLS.inc(self.broker.name)
             _call(self.fill_listeners, fill)

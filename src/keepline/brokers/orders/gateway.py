@@ -57,6 +57,7 @@ class OrderGateway:
         self._docket = Docket(broker, journal, self._clock)
         self._watch = Watch(self._docket)
         self._watching: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
         self._stopped = False
 
     # --- life ---
@@ -69,8 +70,11 @@ class OrderGateway:
         """
         if self._stopped:
             raise Closed("the order gateway was stopped: make a new one")
-        if self._watching is not None:
-            return
+        async with self._starting:
+            if self._watching is None:
+                await self._start()
+
+    async def _start(self) -> None:
         journal = self._docket.journal
         await journal.start()
         try:

@@ -249,6 +249,10 @@ def _modified(
     if facts.replace_makes_new_order:
         return _replaced(intent, order, view, window, owner)
     if _has_changes(intent, order):
+        if intent.trail_price is not None:  # orders do not show their trail
+            if view.failed & _ORDERS:
+                return Finding(Found.WAIT, "not every source could be read")
+            return Finding(Found.UNCLEAR, f"order {order.id} does not show its trail")
         return Finding(Found.YES, f"order {order.id} is as wanted", order.id)
     if order.status.is_final:
         return Finding(Found.NO, f"order {order.id} was {order.status.value} before", order.id)

@@ -223,7 +223,12 @@ class Ticket:
         longest = timedelta(seconds=self.facts.longest_call_seconds)
         ended = self._ended_wall or self.sent_at + longest
         processing = timedelta(seconds=self.facts.longest_processing_seconds)
-        return Window(self.sent_at - skew, ended + processing + skew)
+        start = self.sent_at
+        if (
+            ended < start
+        ):  # our clock was put back during the call: either reading may be the right one
+            start, ended = ended - longest, start + longest
+        return Window(start - skew, ended + processing + skew)
 
     def look(self, finding: Finding, how: How, asked_at: float, now: float) -> bool:
         """Take in what a view says.

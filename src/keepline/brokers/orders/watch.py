@@ -53,6 +53,7 @@ class Watch:
         self._clock = docket.clock
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._chores_at = docket.clock.boottime()
+        self._caught_up_at: dict[str, float] = {}
 
     async def run(self) -> None:
         """Look whenever a look is due, until cancelled."""
@@ -78,6 +79,10 @@ class Watch:
 
     async def look(self, look: Look) -> CaughtUp:
         """Take one view and judge by it."""
+        return (await self._look(look))[0]
+
+    async def _look(self, look: Look) -> tuple[CaughtUp, bool]:
+        """As `look`, and whether all of its fills are on the disk."""
         docket, clock = self._docket, self._clock
         asked_at = clock.boottime()
         evidence = await self._evidence(look)
@@ -94,7 +99,8 @@ class Watch:
         new = await self._note(evidence)
         LOOKS.inc(docket.broker.name, "partial" if evidence.failed else "whole")
         outcomes = tuple(docket.outcome(entry) for entry in changed)
-        return CaughtUp(outcomes, tuple(new), evidence.positions, dict(evidence.failed))
+        found = CaughtUp(outcomes, tuple(new or ()), evidence.positions, dict(evidence.failed))
+        return found, new is not None
 
     async def catch_up(self, account: str) -> CaughtUp:
         """Look at everything since the last time that everything was seen."""
@@ -104,9 +110,17 @@ class Watch:
         mark = await docket.journal.mark(name) or await docket.journal.mark(BEGUN)
         since = wall if mark is None else datetime.fromtimestamp(mark, UTC)
         margin = timedelta(seconds=facts.clock_skew_seconds + facts.longest_processing_seconds)
-        found = await self.look(docket.book.look_since(account, min(since, wall) - margin))
-        if not {Source.FILLS, Source.HISTORY} & found.failed.keys():
+        now = self._clock.boottime()
+        if (at := self._caught_up_at.get(account)) is not None:
+            since = min(since, wall - timedelta(seconds=now - at))  # the wall clock may have jumped
+        elif since > wall:
+            # the mark is of a clock that was ahead: nobody knows what has been seen
+            begun = await docket.journal.mark(BEGUN)
+            since = since if begun is None else datetime.fromtimestamp(begun, UTC)
+        found, noted = await self._look(docket.book.look_since(account, min(since, wall) - margin))
+        if noted and not {Source.FILLS, Source.HISTORY} & found.failed.keys():
             await docket.journal.mark(name, wall.timestamp())
+            self._caught_up_at[account] = now
         return found
 
     async def _look_in_turn(self, look: Look) -> None:
@@ -136,12 +150,12 @@ class Watch:
             words = str(error) or type(error).__name__
             return Evidence(failed=dict.fromkeys(Source, words))
 
-    async def _note(self, evidence: Evidence) -> list[Fill]:
+    async def _note(self, evidence: Evidence) -> list[Fill] | None:
         try:
             return await self._docket.take_fills(evidence.fills)
         except KeeplineError as error:
             event(log, logging.ERROR, "Order journal failed", error=str(error))
-            return []
+            return None
 
     async def _sleep(self) -> None:
         docket = self._docket
