@@ -517,3 +517,29 @@ def test_each_commit_is_synced(path: Path) -> None:
         assert file._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     finally:
         file.close()
+
+
+# --- one owner, one line ---
+
+
+async def test_an_open_journal_has_one_gateway(journal: OrderJournal) -> None:
+    with pytest.raises(StorageError, match="one gateway owns a journal"):
+        await journal.start()
+    await journal.begin(record("a"))
+    assert await journal.find("a") is not None
+
+
+async def test_what_has_no_line_in_the_journal_is_not_taken_for_written(
+    journal: OrderJournal,
+) -> None:
+    written = asyncio.gather(
+        journal.begin(record("a")),
+        journal.save(record("gone")),
+        journal.begin(record("b")),
+        return_exceptions=True,
+    )
+    first, failed, last = await written
+    assert (first, last) == (None, None)
+    assert isinstance(failed, StorageError)
+    assert "no intent gone" in str(failed)
+    assert await journal.find("b") is not None

@@ -110,10 +110,10 @@ class OrderJournal:
         """Open the file, and own it from now on.
 
         Raises:
-            StorageError: another process has it, it is damaged, no journal, or cannot be written.
+            StorageError: another process or gateway has it, it is damaged, no journal, or cannot be written.
         """
-        if self._thread is not None:
-            return
+        if self._thread is not None:  # two owners of one journal could each send what waits in it
+            raise StorageError("is open already: one gateway owns a journal", path=self.path)
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(

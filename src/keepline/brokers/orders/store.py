@@ -155,7 +155,9 @@ class JournalFile:
         row = dict(zip(COLUMNS, to_row(record), strict=True))
         names = ("state", "how", "reason", "order_id", "target", "sent_at", "changed_at", "id")
         with self._watched():
-            self._db.execute(_UPDATE, [row[name] for name in names])
+            known = self._db.execute(_UPDATE, [row[name] for name in names]).rowcount
+        if not known:  # somebody took the line away: what is not on the disk is not sent
+            raise StorageError(f"has no intent {record.intent.id} any more", path=self.path)
 
     def find(self, intent_id: str) -> Record | None:
         with self._watched():
