@@ -159,7 +159,10 @@ class Trader:
                 return
             if self.clock.boottime() > end:
                 raise TimeoutError(f"not within {limit:g} s of the venue's time")
-            await self.clock.until_asleep()
+            while self.clock.next_wake is None:  # some turns of the loop may still be missing
+                await asyncio.sleep(0)
+                if condition():
+                    return
             self.clock.advance(min(self.clock.next_wake or 0.0, 1.0))
 
     async def get(self, work: Awaitable[T]) -> T:

@@ -168,7 +168,7 @@ def test_a_secret_comes_from_the_environment_a_file_or_systemd(tmp_path: Path) -
     file.chmod(0o600)
     loaded = tmp_path / "credentials.x.client_secret"
     loaded.write_text("three\n")
-    assert secret(OAUTH, KEEPLINE__CREDENTIALS__X__CLIENT_SECRET="one") == "one"
+    assert secret(OAUTH, KEEPLINE__CREDENTIALS__X__CLIENT_SECRET=" one\n") == "one"
     assert secret(OAUTH + 'client_secret_file = "s"\n') == "two"
     assert secret(OAUTH, CREDENTIALS_DIRECTORY=str(tmp_path)) == "three"
     assert secret(OAUTH, CREDENTIALS_DIRECTORY=str(tmp_path / "none")) == ""

@@ -149,3 +149,14 @@ async def test_an_expired_token_is_not_ready(part: CredentialPart, issuer: Issue
 
 def test_its_stop_waits_for_a_whole_refresh(part: CredentialPart) -> None:
     assert part.drain_seconds > 30.0
+
+
+async def test_a_stopped_credential_says_so_and_leaves_its_manager_alone(
+    part: CredentialPart,
+) -> None:
+    await part.start()
+    await part.stop()
+    await part.stop()
+    assert part.status()["state"] == "STOPPED"
+    with pytest.raises(TokenUnavailable, match="is not being kept just now"):
+        await part.get()

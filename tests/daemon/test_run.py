@@ -14,7 +14,7 @@ from keepline.config import Settings
 from keepline.daemon.ask import save_token, stored_token
 from keepline.daemon.loop import run_on_loop
 from keepline.daemon.notify import Notifier
-from keepline.daemon.run import run, run_once, until_signal
+from keepline.daemon.run import run, run_once, stop_signals, until_signal
 from keepline.daemon.service import Daemon
 from keepline.errors import ConfigError, SignInRequired, TokenUnavailable
 from keepline.relay.address import default_socket_path
@@ -91,6 +91,8 @@ async def test_the_watchdog_is_fed_while_an_answer_is_waited_for_at_the_end(
         assert await hearing == "WATCHDOG=1"
         answered.set()
         await serving
+    await asyncio.sleep(0)
+    assert clock.next_wake is None  # nobody is left who would tell of a daemon that is gone
 
 
 async def test_a_start_that_fails_leaves_the_signals_as_they_were(configure: Configure) -> None:
@@ -238,3 +240,16 @@ async def test_whoever_gives_up_waiting_for_a_signal_ends_the_work_too() -> None
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended.is_set()
+
+
+async def test_an_impatient_second_signal_changes_nothing() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+    with stop_signals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert await stop is signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(3):  # until the loop has heard it
+            await asyncio.sleep(0)
+        assert stop.result() is signal.SIGTERM
+    assert faults == []
