@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 
@@ -108,6 +109,8 @@ def test_a_forked_child_gets_a_portal_of_its_own_and_the_parents_goes_on(portal)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)  # a child that waits for the parent's loop would outlive the test
         try:
             answer = portal.call(double, 4)
             portal.stop()
