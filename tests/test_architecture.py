@@ -98,6 +98,7 @@ PURE = {
     "keepline.errors",
     "keepline.model",
     "keepline.credentials.token",
+    "keepline.stream.port",
     "keepline.telemetry.redaction",
 }
 
