@@ -13,8 +13,11 @@ from msgspec import Struct
 __all__ = [
     "Account",
     "Bar",
+    "DepthLevel",
+    "DepthUpdate",
     "Fill",
     "Instrument",
+    "MarketTrade",
     "Order",
     "OrderStatus",
     "OrderType",
@@ -167,7 +170,13 @@ class Bar(Struct, frozen=True, kw_only=True):
 
 
 class Quote(Struct, frozen=True, kw_only=True):
-    """Prices of an instrument at one moment; None where the broker does not say."""
+    """Prices of an instrument at one moment; None where the broker does not say.
+
+    Attributes:
+        last: price of the last trade.
+        volume: traded since the session began, not by the last trade.
+        open, high, low: of the session.
+    """
 
     instrument: str
     at: datetime
@@ -177,3 +186,56 @@ class Quote(Struct, frozen=True, kw_only=True):
     bid_size: float | None = None
     ask_size: float | None = None
     volume: float | None = None
+    open: float | None = None
+    high: float | None = None
+    low: float | None = None
+
+
+class MarketTrade(Struct, frozen=True, kw_only=True):
+    """A trade on the market, anyone's.
+
+    Attributes:
+        side: of the one who took the price; None where the broker does not say.
+    """
+
+    instrument: str
+    at: datetime
+    price: float
+    size: float
+    side: Side | None = None
+
+
+class DepthLevel(Struct, frozen=True, gc=False):
+    """One price of a book and all that is offered at it."""
+
+    price: float
+    size: float
+
+
+class DepthUpdate(Struct, frozen=True, kw_only=True):
+    """The book of an instrument after a change, best prices first; whole by itself, so an older one may be passed over.
+
+    Attributes:
+        bids: from the highest price down, as deep as was asked for.
+        asks: from the lowest price up.
+    """
+
+    instrument: str
+    at: datetime
+    bids: tuple[DepthLevel, ...]
+    asks: tuple[DepthLevel, ...]
+
+    @property
+    def best_bid(self) -> float | None:
+        """The highest price that someone pays, None in an empty book."""
+        return self.bids[0].price if self.bids else None
+
+    @property
+    def best_ask(self) -> float | None:
+        """The lowest price at which someone sells, None in an empty book."""
+        return self.asks[0].price if self.asks else None
+
+    @property
+    def is_crossed(self) -> bool:
+        """Whether the book says that someone pays more than another one asks: between two messages, or damaged."""
+        return bool(self.bids and self.asks) and self.bids[0].price >= self.asks[0].price

@@ -3,6 +3,7 @@
 Invariants: pure functions; an unknown number becomes `UNKNOWN` or None with the raw number kept; ids become texts.
 """
 
+from datetime import datetime
 from decimal import Decimal
 
 from keepline.brokers.base import OrderIntent
@@ -21,14 +22,26 @@ from keepline.brokers.projectx.messages import (
 )
 from keepline.brokers.projectx.messages import OrderStatus as Status
 from keepline.brokers.projectx.messages import OrderType as Type
+from keepline.brokers.projectx.stream_messages import TradeLogType, TradePayload, moment_of
 from keepline.errors import ConfigError
-from keepline.model import Account, Fill, Instrument, Order, OrderStatus, OrderType, Position, Side
+from keepline.model import (
+    Account,
+    Fill,
+    Instrument,
+    MarketTrade,
+    Order,
+    OrderStatus,
+    OrderType,
+    Position,
+    Side,
+)
 
 __all__ = [
     "account_of",
     "change_of",
     "fill_of",
     "instrument_of",
+    "market_trade_of",
     "order_of",
     "position_of",
     "request_of",
@@ -54,6 +67,7 @@ _STATUSES = {
     Status.PENDING_CANCELLATION: OrderStatus.OPEN,  # it may still be filled
     Status.SUSPENDED: OrderStatus.SUSPENDED,
 }
+_TAKERS = {TradeLogType.BUY: Side.BUY, TradeLogType.SELL: Side.SELL}
 
 
 def account_of(info: AccountInfo) -> Account:
@@ -127,6 +141,17 @@ def position_of(info: PositionInfo) -> Position:
         instrument=info.contract_id,
         quantity=sign * info.size,
         average_price=info.average_price,
+    )
+
+
+def market_trade_of(contract: str, trade: TradePayload, arrived: datetime) -> MarketTrade:
+    """A trade on the market; when it was is told by the broker, else it is when it arrived."""
+    return MarketTrade(
+        instrument=contract,
+        at=moment_of(trade.timestamp) or arrived,
+        price=trade.price,
+        size=trade.volume,
+        side=_TAKERS.get(trade.type) if trade.type is not None else None,
     )
 
 
