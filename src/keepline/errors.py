@@ -15,12 +15,14 @@
     ├── Refused                         our own limits
     │   ├── CircuitOpen
     │   ├── RateLimited
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   └── StreamNotLive
     └── Closed                          you closed it
 
 Messages say what, where and what to do; they never hold a secret. `CancelledError` is not ours and is never swallowed.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -39,6 +41,7 @@ __all__ = [
     "Refused",
     "SignInRequired",
     "StorageError",
+    "StreamNotLive",
     "TokenRefused",
     "TokenUnavailable",
     "TransientError",
@@ -236,6 +239,27 @@ class RateLimited(Refused):
 
 class QueueFull(Refused):
     """A bounded queue is full: more callers wait than the configuration allows."""
+
+
+class StreamNotLive(Refused):
+    """A stream does not show the present: trading on it would be trading blind.
+
+    Attributes:
+        stream: its name, "" when not known at that place.
+        reasons: in words what is wrong.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stream: str = "",
+        reasons: Sequence[str] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.stream = stream
+        self.reasons = tuple(reasons)
 
 
 class Closed(KeeplineError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # aiohttp costs 100 ms at import: it is loaded by the first r
     import aiohttp
     from aiohttp.client_middlewares import ClientHandlerType
 
-__all__ = ["BODY_LIMIT", "Headers", "HttpSession", "Response", "redacted_url"]
+__all__ = ["BODY_LIMIT", "Headers", "HttpSession", "Response", "redacted_url", "translated"]
 
 BODY_LIMIT = 4 << 20
 """Bytes of an answer that we are willing to hold; an issuer's are a few thousand."""
@@ -200,7 +200,7 @@ class HttpSession:
             raise
         except foreign as error:
             cause = error.__cause__ if isinstance(error, _ConnectionLost) else error
-            mapped = _translate(cause, sent=progress.sent)
+            mapped = translated(cause, sent=progress.sent)
             mapped.endpoint = endpoint
             # the others may spell out the whole address, query included
             raise mapped from (cause if isinstance(cause, OSError) else None)
@@ -232,6 +232,28 @@ class HttpSession:
 
     def __repr__(self) -> str:
         return f"<HttpSession {'open' if self._session else 'not connected'}, timeout {self._timeout:g} s>"
+
+
+def translated(error: BaseException | None, *, sent: bool) -> APIError:
+    """Our error for aiohttp's, in words of ours: theirs may hold the address with its query.
+
+    Args:
+        error: what aiohttp or the system raised.
+        sent: whether the request may have left.
+    """
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return PermanentError(_certificate_words(error), category="network", sent=False)
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return PermanentError("the server redirects in a circle", category="client")
+    category = "timeout" if isinstance(error, TimeoutError) else "network"
+    for kind, words in _WORDS:
+        if isinstance(error, getattr(aiohttp, kind, TimeoutError)):
+            return Transient(words(error), category=category, sent=sent)
+    return Transient(
+        f"the connection failed ({type(error).__name__})", category=category, sent=sent
+    )
 
 
 class _Progress:
@@ -311,23 +333,6 @@ def _body(json: object, form: Mapping[str, str] | None) -> tuple[dict[str, str],
 
 def _headers(answer: "aiohttp.ClientResponse") -> Headers:
     return Headers(answer.headers)
-
-
-def _translate(error: BaseException | None, *, sent: bool) -> APIError:
-    """Our error for aiohttp's, in words of ours: theirs may hold the address with its query."""
-    import aiohttp
-
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return PermanentError(_certificate_words(error), category="network", sent=False)
-    if isinstance(error, aiohttp.TooManyRedirects):
-        return PermanentError("the server redirects in a circle", category="client")
-    category = "timeout" if isinstance(error, TimeoutError) else "network"
-    for kind, words in _WORDS:
-        if isinstance(error, getattr(aiohttp, kind, TimeoutError)):
-            return Transient(words(error), category=category, sent=sent)
-    return Transient(
-        f"the connection failed ({type(error).__name__})", category=category, sent=sent
-    )
 
 
 def _certificate_words(error: Any) -> str:

@@ -25,6 +25,7 @@ KeeplineError
         CircuitOpen
         RateLimited
         QueueFull
+        StreamNotLive
     Closed
 """
 
