@@ -119,6 +119,7 @@ __all__ = [
     "SignInRequired",
     "StaticIssuer",
     "StorageError",
+    "StreamNotLive",
     "TLSConfig",
     "Target",
     "Token",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # aiohttp costs 100 ms at import: it is loaded by the first r
     import aiohttp
     from aiohttp.client_middlewares import ClientHandlerType
 
-__all__ = ["BODY_LIMIT", "Headers", "HttpSession", "Response", "redacted_url", "translated"]
+__all__ = ["BODY_LIMIT", "Headers", "HttpSession", "Response", "mapped_error", "redacted_url"]
 
 BODY_LIMIT = 4 << 20
 """Bytes of an answer that we are willing to hold; an issuer's are a few thousand."""
@@ -200,7 +200,7 @@ class HttpSession:
             raise
         except foreign as error:
             cause = error.__cause__ if isinstance(error, _ConnectionLost) else error
-            mapped = translated(cause, sent=progress.sent)
+            mapped = mapped_error(cause, sent=progress.sent)
             mapped.endpoint = endpoint
             # the others may spell out the whole address, query included
             raise mapped from (cause if isinstance(cause, OSError) else None)
@@ -234,7 +234,7 @@ class HttpSession:
         return f"<HttpSession {'open' if self._session else 'not connected'}, timeout {self._timeout:g} s>"
 
 
-def translated(error: BaseException | None, *, sent: bool) -> APIError:
+def mapped_error(error: BaseException | None, *, sent: bool = True) -> APIError:
     """Our error for aiohttp's, in words of ours: theirs may hold the address with its query.
 
     Args:

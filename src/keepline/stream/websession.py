@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepline import __version__
 from keepline.errors import APIError, PermanentError, TransientError
-from keepline.http import translated
+from keepline.http import mapped_error
 
 if TYPE_CHECKING:
     import aiohttp
@@ -98,7 +98,7 @@ def _mapped(error: BaseException) -> APIError:
 
     if isinstance(error, aiohttp.WSServerHandshakeError):
         return refused_upgrade(error.status, error.headers)
-    return translated(error, sent=True)
+    return mapped_error(error, sent=True)
 
 
 def refused_upgrade(status: int, headers: Any = None) -> APIError:
