@@ -231,5 +231,5 @@ def test_a_market_trade_says_who_took_the_price_and_when() -> None:
 
 
 def test_a_moment_is_one_in_utc_or_none() -> None:
-    assert moment_of(datetime.min, None, AT.replace(tzinfo=None)) == AT
+    assert moment_of(AT.replace(year=1), None, AT.replace(tzinfo=None)) == AT
     assert moment_of(None) is None
