@@ -1,0 +1,327 @@
+"""What all transports need of HTTP: one session per connection, the token on each request, every failure mapped once.
+
+Invariants: the token goes to the origin it is meant for and nowhere else, and never in clear text beyond this machine;
+no redirect is followed; nothing is sent again behind the caller's back; no error, log line or repr holds the token or
+a query.
+"""
+
+import asyncio
+import inspect
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from keepline import __version__
+from keepline.errors import APIError, ConfigError, CredentialError, PermanentError
+from keepline.http import BODY_LIMIT, Headers, mapped_error, redacted_url
+from keepline.resilience.classify import error_of, failure_of_answer
+
+__all__ = ["AccessToken", "Answer", "HttpDoor", "TokenPlace", "refusal"]
+
+AccessToken: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
+"""A token, or where to ask for one; asked anew for each negotiation and each connect."""
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_PORTS = {"http": 80, "https": 443}
+_CLOSE_SECONDS = (
+    5.0  # for the answer to our Close frame; a server that is gone must not hold up a reconnect
+)
+
+
+class TokenPlace(NamedTuple):
+    """Where a token may go.
+
+    Attributes:
+        source: the token or the callable that gives one.
+        in_query: put it in the query as `access_token` for servers that read only that; otherwise in a header.
+    """
+
+    source: AccessToken
+    in_query: bool = False
+
+
+class Answer(NamedTuple):
+    """A whole answer: status, header fields and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def refusal(method: str, url: str, answer: Answer) -> APIError:
+    """The error for an answer with a status that is not the wanted one; redirects have their own words."""
+    endpoint = f"{method} {urlsplit(redacted_url(url)).path}"
+    if 300 <= answer.status < 400:
+        where = _origin_words(answer.headers.get("location", ""))
+        return PermanentError(
+            f"{answer.status}: the server wants the request elsewhere{where}, and a token is not carried there: use "
+            "that address",
+            status=answer.status,
+            endpoint=endpoint,
+        )
+    failure = failure_of_answer(
+        answer.status, answer.headers, answer.body, endpoint=endpoint, wall=datetime.now(UTC)
+    )
+    return error_of(failure, mutation=False, endpoint=endpoint)
+
+
+class HttpDoor:
+    """The HTTP side of one connection; `close` lets go of all of it, `abort` without a goodbye.
+
+    Args:
+        url: the endpoint as configured: its origin is the one that the token is meant for.
+        token: the token and its place.
+        headers: sent with each request.
+        ssl_context: whom to trust; None is the system's store.
+        timeout_seconds: for connecting, and for each answer but a long poll's.
+
+    Raises:
+        ConfigError: the address is none, or would carry a token in clear text beyond this machine.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: TokenPlace | None = None,
+        headers: Mapping[str, str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout_seconds: float = 15.0,
+    ) -> None:
+        redacted_url(url)
+        self._origin = _origin(url)
+        self._token = token or TokenPlace(None)
+        if self._token.source is not None:
+            _require_privacy(url)
+        self._headers = dict(headers or {})
+        self._ssl = ssl_context
+        self._seconds = timeout_seconds
+        self._connector: _Connector | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._last_token: str | None = None
+
+    def redirected(self, url: str, token: str | None) -> None:
+        """From now on requests go to another address, with its own token; without one ours stays at home.
+
+        Raises:
+            ConfigError: the address is none, or would carry a token in clear text beyond this machine.
+        """
+        redacted_url(url)
+        if token is not None:
+            _require_privacy(url)
+            self._token = TokenPlace(token, self._token.in_query)
+            self._origin = _origin(url)
+            self._last_token = None
+
+    async def request(
+        self, method: str, url: str, *, body: bytes | None = None, seconds: float | None = None,
+        fresh_token: bool = False, headers: Mapping[str, str] | None = None,
+    ) -> Answer:  # fmt: skip
+        """Send one request and read its whole answer, whatever the status.
+
+        With a callable token a 401 is answered once by asking for a newer token (the request "has not been applied",
+        RFC 9110 §15.5.2), unless this request's token was fresh.
+
+        Raises:
+            TransientError: no whole answer.
+            PermanentError: the certificate is not trusted.
+        """
+        answer = await self._once(method, url, body, seconds, fresh_token, headers)
+        if answer.status == 401 and not fresh_token and callable(self._token.source):
+            return await self._once(method, url, body, seconds, True, headers)
+        return answer
+
+    async def _once(
+        self, method: str, url: str, body: bytes | None, seconds: float | None, fresh: bool,
+        headers: Mapping[str, str] | None,
+    ) -> Answer:  # fmt: skip
+        limit = aiohttp.ClientTimeout(total=seconds or self._seconds)
+        request = self.opened(method, url, limit, body=body, fresh_token=fresh, headers=headers)
+        async with request as answer:
+            held = bytearray()
+            async for chunk in answer.content.iter_any():
+                held += chunk
+                if len(held) > BODY_LIMIT:
+                    raise _too_large(answer.status)
+            return Answer(answer.status, Headers(answer.headers), bytes(held))
+
+    @asynccontextmanager
+    async def opened(
+        self, method: str, url: str, timeout: aiohttp.ClientTimeout, *, body: bytes | None = None,
+        fresh_token: bool = True, headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
+        """An answer whose body is still to be read; failures inside the block are mapped too.
+
+        Raises:
+            APIError: the request or the reading failed.
+        """
+        address, fields = await self._addressed(url, fresh=fresh_token)
+        try:
+            async with self._open().request(
+                method, address, data=body, headers={**fields, **(headers or {})}, timeout=timeout,
+                allow_redirects=False, middlewares=(_send_once,),
+            ) as answer:  # fmt: skip
+                yield answer
+        except (aiohttp.ClientError, OSError, _ConnectionLost) as error:
+            raise self._mapped(method, url, error) from _cause(error)
+
+    async def websocket(
+        self, url: str, *, max_bytes: int
+    ) -> "aiohttp.ClientWebSocketResponse[bool]":
+        """Upgrade to a WebSocket; text frames come as bytes, and no timer runs per message.
+
+        Raises:
+            TransientError: it may work in a moment; status and retry_after as the server said.
+            PermanentError: it will not work unchanged: another kind of server, a refused token, a bad certificate.
+        """
+        address, fields = await self._addressed(url, fresh=True)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._open().ws_connect(
+                    address, headers=fields, max_msg_size=max_bytes, decode_text=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+                )  # fmt: skip
+        except aiohttp.WSServerHandshakeError as error:
+            raise _no_upgrade(url, error) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._mapped("GET", url, error) from _cause(error)
+
+    async def close(self) -> None:
+        """Close what is open; may be called twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def abort(self) -> None:
+        """Drop the sockets as they are: no Close frame, no TLS goodbye, nothing that waits in a buffer is sent."""
+        if self._connector is not None:
+            self._connector.abort()
+        await self.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._connector = _Connector(ssl=self._ssl or True)
+            self._session = aiohttp.ClientSession(
+                connector=self._connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"keepline/{__version__}", **self._headers},
+            )
+        return self._session
+
+    async def _addressed(self, url: str, *, fresh: bool) -> tuple[URL, dict[str, str]]:
+        """The address and the header fields with the token, if it may go there."""
+        fields: dict[str, str] = {}
+        if self._token.source is not None and _origin(url) == self._origin:
+            if fresh or self._last_token is None:
+                self._last_token = await _ask(self._token.source)
+            if self._token.in_query:
+                joint = "&" if urlsplit(url).query else "?"
+                url = f"{url}{joint}access_token={quote(self._last_token, safe='')}"
+            else:
+                fields["Authorization"] = f"Bearer {self._last_token}"
+        return URL(url, encoded=True), fields
+
+    @staticmethod
+    def _mapped(method: str, url: str, error: BaseException) -> APIError:
+        cause = error.__cause__ if isinstance(error, _ConnectionLost) else error
+        mapped = mapped_error(cause)
+        mapped.endpoint = f"{method} {urlsplit(redacted_url(url)).path}"
+        return mapped
+
+    def __repr__(self) -> str:  # neither the token nor the query
+        return f"<HttpDoor {self._origin}, {'open' if self._session else 'not connected'}>"
+
+
+class _ConnectionLost(Exception):
+    """Carries aiohttp's error past its own second try."""
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+    # aiohttp repeats GET and DELETE by itself when a kept connection dies under them; a poll that is repeated behind
+    # our back may hide that the answer to the first one, with its messages, is gone
+    try:
+        answer: aiohttp.ClientResponse = await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLost from error
+    return answer
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Knows its sockets, so that they can be dropped without a goodbye."""
+
+    _newest: asyncio.BaseTransport | None = None
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        self._newest = connection.transport
+        return connection
+
+    def abort(self) -> None:
+        if isinstance(self._newest, asyncio.Transport):
+            self._newest.abort()
+
+
+async def _ask(source: str | Callable[[], str | Awaitable[str]]) -> str:
+    given: Any = source() if callable(source) else source
+    token: Any = await given if inspect.isawaitable(given) else given
+    if not isinstance(token, str) or not token:
+        raise CredentialError(
+            f"the token source gave {'an empty text' if token == '' else type(token).__name__}, a token is needed"
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise CredentialError(
+            "the token holds characters that no header can carry: it is not a bearer token"
+        )
+    return token
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+
+
+def _origin_words(url: str) -> str:
+    try:
+        return f" ({redacted_url(url)})"
+    except ConfigError:
+        return ""
+
+
+def _require_privacy(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        raise ConfigError(
+            "a token is only sent to an https:// address (http:// on loopback alone)", key="url"
+        )
+
+
+def _no_upgrade(url: str, error: aiohttp.WSServerHandshakeError) -> APIError:
+    """Why a WebSocket was not given: a status by itself, or an answer that is not an upgrade."""
+    answer = Answer(error.status, Headers(error.headers or {}), b"")
+    if error.status == 101 or 200 <= error.status < 300:
+        return PermanentError(
+            f"answered {error.status} without a proper change to WebSocket: is this the address of a SignalR "
+            "endpoint, and does nothing in between (a proxy) speak plain HTTP?",
+            status=error.status,
+            endpoint=f"GET {urlsplit(redacted_url(url)).path}",
+        )
+    return refusal("GET", url, answer)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    cause = error.__cause__ if isinstance(error, _ConnectionLost) else error
+    return cause if isinstance(cause, OSError) else None  # the others may spell out the query
+
+
+def _too_large(status: int) -> APIError:
+    return PermanentError(
+        f"the answer is larger than {BODY_LIMIT >> 20} MiB", category="server", status=status
+    )
