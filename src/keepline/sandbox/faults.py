@@ -4,7 +4,7 @@ Invariants: a fault ends by its count, its seconds or by hand; of several that a
 strikes and only it is used up, so faults line up as a script; those that only change an answer all apply at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from keepline.sandbox.book import Terms
@@ -30,6 +30,8 @@ class Plan:
         later: seconds after which the work is done, though the answer says otherwise; None for at once.
         rotate: whether this refresh rotates, None as the setting says.
         without: fields that the answer loses.
+        offered: the transports that a hub offers, None for all.
+        unasked: whether a hub grants stateful reconnect that nobody asked for.
         terms: what the market makes of the request.
         struck: the names of the faults that did it.
     """
@@ -42,6 +44,8 @@ class Plan:
     later: float | None = None
     rotate: bool | None = None
     without: frozenset[str] = frozenset()
+    offered: tuple[str, ...] | None = None
+    unasked: bool = False
     terms: Terms = Terms()  # noqa: RUF009 - frozen
     struck: tuple[str, ...] = ()
 
@@ -63,7 +67,7 @@ class Faults:
             ConfigError: an unknown fault or parameter, or a value of the wrong kind; says what is known.
         """
         fault = read(description, now=now)
-        if fault.on:  # `revoke` is over when it is done
+        if not KINDS[fault.name].at_once:
             self._active.append(fault)
         return fault
 
@@ -94,9 +98,41 @@ class Faults:
                 continue
             struck = (*plan.struck, fault.name)
             plan = replace(_strike(plan, fault, route, broker), struck=struck)
-            if fault.left is not None:
-                self._active[index] = replace(fault, left=fault.left - 1)
+            self._spend(index)
         return plan
+
+    def strike(
+        self,
+        names: Collection[str],
+        route: str,
+        *,
+        now: float,
+        where: Callable[[Fault], bool] = lambda _: True,
+    ) -> dict[str, Fault]:
+        """The oldest fault of each of these names that strikes a stream here and now; each is counted down.
+
+        Args:
+            names: of `KINDS`.
+            route: of `STREAMS` or `ROUTES`.
+            now: the server's time in seconds.
+            where: which of them mean this.
+        """
+        found: dict[str, Fault] = {}
+        for index, fault in enumerate(self.in_force(now=now)):
+            if (
+                fault.name in names
+                and fault.name not in found
+                and route in fault.on
+                and where(fault)
+            ):
+                found[fault.name] = fault
+                self._spend(index)
+        return found
+
+    def _spend(self, index: int) -> None:
+        fault = self._active[index]
+        if fault.left is not None:
+            self._active[index] = replace(fault, left=fault.left - 1)
 
 
 def _strike(plan: Plan, fault: Fault, route: str, broker: str) -> Plan:
@@ -124,6 +160,11 @@ def _strike(plan: Plan, fault: Fault, route: str, broker: str) -> Plan:
             return replace(plan, rotate=bool(said["enabled"]))
         case "no_refresh_token":
             return replace(plan, without=plan.without | {"refresh_token"})
+        case "offered":
+            names = tuple(name.strip() for name in str(said["transports"]).split(","))
+            return replace(plan, offered=names)
+        case "unasked_stateful":
+            return replace(plan, unasked=True)
         case "clock_skew":
             skew = plan.skew + number(said["skew"])
             return replace(plan, skew=skew, terms=replace(plan.terms, skew=skew))
@@ -140,6 +181,8 @@ def _reply(fault: Fault, route: str, broker: str) -> Reply:
             return Reply(429, {"message": "too many requests"}, headers)
         case "refuse":
             return _refusal(said, route, broker)
+        case "redirect" | "legacy_negotiate" | "negotiate_error":
+            return Reply(200, _negotiated(fault))
     status = int(number(said["status"]))
     if fault.name == "html" or said.get("answer") == "html":
         return Reply(status, _HTML)
@@ -156,6 +199,27 @@ def _refusal(said: Mapping[str, object], route: str, broker: str) -> Reply:
         return Reply(status, {"error": said["code"], "error_description": words})
     token = {"login": "token", "validate": "newToken"}.get(route)
     return Reply(200, {**({token: None} if token else {}), **_envelope(said["error_code"], words)})
+
+
+def _negotiated(fault: Fault) -> dict[str, object]:
+    """What stands where a hub's offer should be; the server fills in the empty address and token of a redirect."""
+    said = fault.parameters
+    if fault.name == "redirect":
+        token = {"accessToken": ""} if said["new_token"] else {}
+        return {"url": said["url"], "availableTransports": [], **token}
+    if fault.name == "negotiate_error":
+        return {"error": said["description"]}
+    return {
+        "Url": "/signalr",
+        "ConnectionToken": "legacy",
+        "ConnectionId": "legacy",
+        "KeepAliveTimeout": 20.0,
+        "DisconnectTimeout": 30.0,
+        "ConnectionTimeout": 110.0,
+        "TryWebSockets": True,
+        "ProtocolVersion": "1.5",
+        "TransportConnectTimeout": 5.0,
+    }
 
 
 def _envelope(code: object, words: object) -> dict[str, object]:

@@ -11,21 +11,44 @@ from types import MappingProxyType
 
 from keepline.errors import ConfigError
 
-__all__ = ["KINDS", "MUTATIONS", "ROUTES", "Fault", "Kind", "number", "read"]
+__all__ = [
+    "DIALS",
+    "HUBS",
+    "KINDS",
+    "MUTATIONS",
+    "ROUTES",
+    "STREAMS",
+    "Fault",
+    "Kind",
+    "number",
+    "read",
+]
 
 ISSUING = ("token", "login", "validate")
 MUTATIONS = ("order", "modify", "cancel", "close")
 """What changes something at the market: placing, changing (at Schwab: replacing), cancelling, closing a position."""
 
-ROUTES = (*ISSUING, "logout", "authorize", "api", *MUTATIONS, "query", "history")
+DIALS = ("negotiate", "websocket", "events", "polling", "send")
+"""How a hub is reached: the question for an id, then one transport's GET, and the POST of those that only listen."""
+
+ROUTES = (*ISSUING, "logout", "authorize", "api", *MUTATIONS, "query", "history", *DIALS)
 """The groups of addresses that a fault may be limited to with `on`."""
 
+HUBS = ("user_hub", "market_hub", "test_hub")
+"""Hubs, whose open connections a fault may strike."""
+
+STREAMS = (*HUBS, "streamer")
+"""Everything that pushes."""
+
 _LARGEST_SKEW = 1e9
+_WHOLE = ("error_code", "size", "bytes", "action")
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "what": ("access", "all"),
     "policy": ("refuse", "accept", "original"),
     "answer": ("error", "html", "cut"),
+    "how": ("abort", "bye", "close", "close_reconnect"),
+    "form": ("completion", "item", "call", "sequence", "unknown_type", "not_json", "not_utf8"),
 }
 
 
@@ -40,6 +63,7 @@ class Kind:
         may: the routes that `on` may name.
         lasting: without count and seconds it stays until cleared; otherwise it strikes once.
         answers: it takes the venue's place or cuts its answer, so only one such fault strikes a request.
+        at_once: it is done when it is asked for, and over.
     """
 
     words: str
@@ -48,6 +72,18 @@ class Kind:
     may: tuple[str, ...] = ROUTES
     lasting: bool = False
     answers: bool = True
+    at_once: bool = False
+
+
+def _stream(
+    words: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    on: tuple[str, ...] = STREAMS,
+    lasting: bool = False,
+    at_once: bool = False,
+) -> Kind:
+    return Kind(words, parameters or {}, on, on, lasting, answers=False, at_once=at_once)
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -79,7 +115,40 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "clock_skew": Kind("the venue's clock is ahead, or behind when negative", {"skew": 3600.0},
                            ROUTES, lasting=True, answers=False),
         "revoke": Kind("at once: access tokens die early (`access`), or every sign-in too (`all`)",
-                       {"what": "all"}, ()),
+                       {"what": "all"}, (), at_once=True),
+        "redirect": Kind("the way leads to another address, with a new token when wanted",
+                         {"url": "", "new_token": False}, ("negotiate",), ("negotiate",)),
+        "negotiate_error": Kind("a refusal inside of a 200", {"description": "refused by a fault"},
+                                ("negotiate",), ("negotiate",)),
+        "legacy_negotiate": Kind("the answer of the old ASP.NET SignalR", {}, ("negotiate",), ("negotiate",)),
+        "unasked_stateful": Kind("stateful reconnect is granted that nobody asked for", {},
+                                 ("negotiate",), ("negotiate",), answers=False),
+        "offered": Kind("only these transports are offered, by name with commas", {"transports": "LongPolling"},
+                        ("negotiate",), ("negotiate",), lasting=True, answers=False),
+        "handshake_error": _stream("the handshake is refused", {"description": "refused by a fault"}, on=HUBS),
+        "accept_then_close": _stream("the connection ends right after its handshake",
+                                     {"after": 0.0, "how": "close_reconnect"}),
+        "cut_stream": _stream("open connections end", {"how": "abort", "error": ""}, at_once=True),
+        "cut_on_call": _stream("a call ends its connection", {"how": "abort", "method": ""}),
+        "call_fails": _stream("a call is answered with an error", {"method": "", "description": ""}),
+        "expiry_close": _stream("a connection ends with its token", on=HUBS, lasting=True),
+        "displaced": _stream("GatewayLogout is sent, then the connection ends", {"how": "close"},
+                             on=("user_hub", "market_hub"), at_once=True),
+        "silent": _stream("no event comes, though pings and answers do", {"answers": True}, lasting=True),
+        "black_hole": _stream("nothing comes, not even a ping", lasting=True),
+        "slow_frames": _stream("what is sent comes late", {"delay": 1.0}, lasting=True),
+        "split_frames": _stream("messages come in pieces", {"size": 7}, on=HUBS, lasting=True),
+        "glued_frames": _stream("messages come together in one frame", {"wait": 1.0}, lasting=True),
+        "oversize_frame": _stream("a huge message comes before an event", {"bytes": 10_485_760}),
+        "strange_message": _stream("what no client expects comes before an event", {"form": "completion"}, on=HUBS),
+        "ack_stall": _stream("messages are never acknowledged", on=HUBS, lasting=True),
+        "duplicate_events": _stream("an event comes twice", {"event": ""}),
+        "reordered_events": _stream("an event comes after the next one", {"event": ""}),
+        "missing_events": _stream("an event is lost", {"event": ""}),
+        "wrapped_events": _stream("events of the user hub come as {action, data}", {"action": 1},
+                                  on=("user_hub",), lasting=True),
+        "fill_while_away": _stream("connections of the user hub are cut, then working orders are filled",
+                                   {"part": 1.0}, on=("user_hub", "streamer"), at_once=True),
     }
 )  # fmt: skip
 
@@ -173,7 +242,7 @@ def _checked(kind: Kind, key: str, value: object) -> object:
         return _status(value)
     if value is None and default is None:
         return None
-    if key == "error_code":
+    if key in _WHOLE:
         return int(_positive(key, value, whole=True))
     if key == "skew":
         return _skew(value)
