@@ -62,6 +62,8 @@ DECIDERS = {
     "brokers/projectx/quotes.py",
     "brokers/projectx/rules.py",
     "brokers/projectx/stream_messages.py",
+    "brokers/projectx/stream_reading.py",
+    "brokers/projectx/words.py",
     "brokers/schwab/history.py",
     "brokers/schwab/messages.py",
     "brokers/schwab/rules.py",
