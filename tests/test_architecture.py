@@ -58,6 +58,7 @@ DECIDERS = {
     "brokers/windows.py",
     "brokers/projectx/bars.py",
     "brokers/projectx/depth.py",
+    "brokers/projectx/displaced.py",
     "brokers/projectx/messages.py",
     "brokers/projectx/quotes.py",
     "brokers/projectx/rules.py",
