@@ -6,12 +6,11 @@ a query.
 """
 
 import asyncio
-import inspect
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -21,11 +20,9 @@ from keepline import __version__
 from keepline.errors import APIError, ConfigError, CredentialError, PermanentError
 from keepline.http import BODY_LIMIT, Headers, mapped_error, redacted_url
 from keepline.resilience.classify import error_of, failure_of_answer
+from keepline.stream.tokens import StreamTokens
 
-__all__ = ["AccessToken", "Answer", "HttpDoor", "TokenPlace", "refusal"]
-
-AccessToken: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
-"""A token, or where to ask for one; asked anew for each negotiation and each connect."""
+__all__ = ["Answer", "HttpDoor", "TokenPlace", "refusal"]
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = {"http": 80, "https": 443}
@@ -38,11 +35,11 @@ class TokenPlace(NamedTuple):
     """Where a token may go.
 
     Attributes:
-        source: the token or the callable that gives one.
+        source: gives the newest token; None when the endpoint wants none.
         in_query: put it in the query as `access_token` for servers that read only that; otherwise in a header.
     """
 
-    source: AccessToken
+    source: StreamTokens | None
     in_query: bool = False
 
 
@@ -115,7 +112,7 @@ class HttpDoor:
         redacted_url(url)
         if token is not None:
             _require_privacy(url)
-            self._token = TokenPlace(token, self._token.in_query)
+            self._token = TokenPlace(StreamTokens(token), self._token.in_query)
             self._origin = _origin(url)
             self._last_token = None
 
@@ -125,15 +122,16 @@ class HttpDoor:
     ) -> Answer:  # fmt: skip
         """Send one request and read its whole answer, whatever the status.
 
-        With a callable token a 401 is answered once by asking for a newer token (the request "has not been applied",
-        RFC 9110 §15.5.2), unless this request's token was fresh.
+        A 401 is answered once by asking for a newer token (such a request "has not been applied", RFC 9110 §15.5.2),
+        unless this request's token was fresh.
 
         Raises:
             TransientError: no whole answer.
             PermanentError: the certificate is not trusted.
         """
         answer = await self._once(method, url, body, seconds, fresh_token, headers)
-        if answer.status == 401 and not fresh_token and callable(self._token.source):
+        if answer.status == 401 and not fresh_token and self._token.source is not None:
+            self._token.source.refused()
             return await self._once(method, url, body, seconds, True, headers)
         return answer
 
@@ -269,13 +267,8 @@ class _Connector(aiohttp.TCPConnector):
             self._newest.abort()
 
 
-async def _ask(source: str | Callable[[], str | Awaitable[str]]) -> str:
-    given: Any = source() if callable(source) else source
-    token: Any = await given if inspect.isawaitable(given) else given
-    if not isinstance(token, str) or not token:
-        raise CredentialError(
-            f"the token source gave {'an empty text' if token == '' else type(token).__name__}, a token is needed"
-        )
+async def _ask(tokens: StreamTokens) -> str:
+    token = await tokens()
     if not token.isascii() or not token.isprintable() or " " in token:
         raise CredentialError(
             "the token holds characters that no header can carry: it is not a bearer token"
