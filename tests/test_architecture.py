@@ -104,6 +104,12 @@ DECIDERS = {
     "sandbox/schwab_shapes.py",
     "sandbox/sessions.py",
     "sandbox/venue.py",
+    "stream/calendar.py",
+    "stream/health.py",
+    "stream/lag.py",
+    "stream/mailbox.py",
+    "stream/redial.py",
+    "stream/subscriptions.py",
 }
 # What a decider may take from the house beside other deciders: values and pure functions.
 PURE = {
