@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -20,6 +20,7 @@ from keepline import __version__
 from keepline.errors import APIError, ConfigError, CredentialError, PermanentError
 from keepline.http import BODY_LIMIT, Headers, mapped_error, redacted_url
 from keepline.resilience.classify import error_of, failure_of_answer
+from keepline.stream.negotiate import connect_url
 from keepline.stream.tokens import StreamTokens
 
 __all__ = ["Answer", "HttpDoor", "TokenPlace", "refusal"]
@@ -219,8 +220,7 @@ class HttpDoor:
             if fresh or self._last_token is None:
                 self._last_token = await _ask(self._token.source)
             if self._token.in_query:
-                joint = "&" if urlsplit(url).query else "?"
-                url = f"{url}{joint}access_token={quote(self._last_token, safe='')}"
+                url = connect_url(url, access_token=self._last_token)
             else:
                 fields["Authorization"] = f"Bearer {self._last_token}"
         return URL(url, encoded=True), fields
