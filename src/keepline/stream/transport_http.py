@@ -117,6 +117,16 @@ class HttpDoor:
             self._origin = _origin(url)
             self._last_token = None
 
+    def again(self) -> "HttpDoor":
+        """A new door with the same token for the same origin, after redirects: for another connect."""
+        return HttpDoor(
+            self._origin,
+            token=self._token,
+            headers=self._headers,
+            ssl_context=self._ssl,
+            timeout_seconds=self._seconds,
+        )
+
     async def request(
         self, method: str, url: str, *, body: bytes | None = None, seconds: float | None = None,
         fresh_token: bool = False, headers: Mapping[str, str] | None = None,
@@ -278,7 +288,9 @@ async def _ask(tokens: StreamTokens) -> str:
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+    host = parts.hostname or ""
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
 def _origin_words(url: str) -> str:
