@@ -1,0 +1,189 @@
+"""Events of accounts: once to everyone, in order, gateway first, and what a snapshot told is marked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from keepline.brokers.account_events import AccountEvents
+from keepline.errors import ConfigError
+from keepline.model import Account, Fill, Order, OrderStatus, OrderType, Position, Side
+from keepline.stream.delivery import Overflow
+from keepline.stream.snapshot import Discrepancy, DiscrepancyKind, Snapshot
+from keepline.stream.view import Change
+from keepline.testing import ManualClock
+
+AT = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)
+ORDER = Order(
+    id="11",
+    account="7",
+    instrument="MNQ",
+    side=Side.BUY,
+    type=OrderType.MARKET,
+    status=OrderStatus.OPEN,
+    quantity=Decimal(2),
+    entered_at=AT,
+)
+
+
+def fill(number: int) -> Fill:
+    return Fill(
+        id=str(number),
+        order_id="11",
+        account="7",
+        instrument="MNQ",
+        side=Side.BUY,
+        quantity=Decimal(1),
+        price=Decimal("1.5"),
+        at=AT,
+    )
+
+
+class Shown:
+    """A broker that shows what it has."""
+
+    def __init__(self) -> None:
+        self.fills: tuple[Fill, ...] = ()
+
+    async def snapshot(self, accounts: Sequence[str], *, since: datetime) -> Snapshot:
+        held = Decimal(len(self.fills))
+        there = (Position(account="7", instrument="MNQ", quantity=held),) if held else ()
+        return Snapshot(
+            taken_at=AT,
+            since=since,
+            scope=tuple(accounts),
+            accounts=(Account(id="7"),),
+            orders=(),
+            open_orders=(ORDER,),
+            positions=there,
+            fills=self.fills,
+        )
+
+
+class Heard:
+    """A listener on the loop that can be waited for."""
+
+    def __init__(self) -> None:
+        self.items: list[object] = []
+        self._more = asyncio.Event()
+
+    async def __call__(self, item: object) -> None:
+        self.items.append(item)
+        self._more.set()
+
+    async def until(self, count: int) -> list[object]:
+        while len(self.items) < count:
+            self._more.clear()
+            await self._more.wait()
+        return self.items
+
+
+@pytest.fixture
+def shown() -> Shown:
+    return Shown()
+
+
+@pytest.fixture
+async def events(shown: Shown) -> AsyncIterator[AccountEvents]:
+    made = AccountEvents(shown, ["7"], name="test", clock=ManualClock())
+    yield made
+    await made.stop(drain_seconds=0)
+
+
+async def test_what_the_stream_tells_is_told_once(events: AccountEvents) -> None:
+    orders, fills = Heard(), Heard()
+    events.listen(Order, orders)
+    events.listen(Fill, fills)
+    await events.reconciliation.reconcile()
+    for _ in range(2):
+        events.receive(fill(1))
+        events.receive(fill(2))
+    assert await fills.until(2) == [fill(1), fill(2)]
+    assert await orders.until(1) == [ORDER]
+    assert set(events.view.fills) == {"1", "2"}
+
+
+async def test_what_a_snapshot_told_is_marked_and_the_discrepancy_said(
+    events: AccountEvents, shown: Shown
+) -> None:
+    fills, differed = Heard(), Heard()
+    events.listen(Fill, fills, full=True)
+    events.listen(Discrepancy, differed)
+    await events.reconciliation.reconcile()
+    events.receive(fill(1))
+    events.reconciliation.lost()
+    shown.fills = (fill(1), fill(2))
+    await events.reconciliation.reconcile()
+    streamed, recovered = await fills.until(2)
+    assert streamed == Change(fill(1))
+    assert recovered == Change(fill(2), recovered=True)
+    (found,) = await differed.until(1)
+    assert isinstance(found, Discrepancy)
+    assert (found.kind, found.id) == (DiscrepancyKind.MISSED_FILL, "2")
+
+
+async def test_a_gateway_sees_orders_and_fills_before_any_listener(events: AccountEvents) -> None:
+    seen: list[Order | Fill] = []
+    end = events.observe_with(seen.append)
+    await events.reconciliation.reconcile()
+    events.receive(fill(1))
+    assert seen == [ORDER, fill(1)]
+    end()
+    end()
+    events.receive(fill(2))
+    assert len(seen) == 2
+
+
+async def test_a_gateway_that_raises_stops_nothing(
+    events: AccountEvents, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Order | Fill) -> None:
+        raise RuntimeError("no journal")
+
+    fills = Heard()
+    events.observe_with(broken)
+    events.listen(Fill, fills)
+    await events.reconciliation.reconcile()
+    events.receive(fill(1))
+    assert await fills.until(1) == [fill(1)]
+    assert "could not take in an event" in caplog.text
+
+
+async def test_a_listener_that_left_hears_nothing_more(events: AccountEvents) -> None:
+    left, stayed = Heard(), Heard()
+    end = events.listen(Fill, left)
+    events.listen(Fill, stayed)
+    await events.reconciliation.reconcile()
+    end()
+    end()
+    events.receive(fill(1))
+    await stayed.until(1)
+    assert left.items == []
+
+
+async def test_a_listener_that_is_too_slow_is_told_of(shown: Shown) -> None:
+    told: list[Overflow] = []
+    events = AccountEvents(
+        shown, ["7"], name="test", mailbox=1, on_overflow=told.append, clock=ManualClock()
+    )
+    go_on = asyncio.Event()
+
+    async def slow(_: Fill) -> None:
+        await go_on.wait()
+
+    events.listen(Fill, slow)
+    await events.reconciliation.reconcile()
+    for number in range(1, 4):
+        events.receive(fill(number))
+    assert [(overflow.channel, overflow.over) for overflow in told] == [("fill", False)]
+    assert len(events.view.fills) == 3  # the view has what the listener could not take
+    go_on.set()
+    await events.stop()
+
+
+async def test_a_listener_is_a_function(events: AccountEvents) -> None:
+    with pytest.raises(ConfigError, match="a callback is a function"):
+        events.listen(Fill, "print")  # type: ignore[arg-type]
+    assert "AccountEvents" in repr(events)
