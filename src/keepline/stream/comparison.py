@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from keepline.model import Account, Fill, Order, Position
+from keepline.model import Account, Fill, Order, OrderStatus, Position
 from keepline.stream.snapshot import Discrepancy, DiscrepancyKind, Snapshot
 from keepline.stream.view import AccountView, Change, Told, standing, total
 
@@ -217,6 +217,8 @@ class Comparison:
         for order in self._view.working():
             if order.account not in snapshot.scope or order.id in there:
                 continue
+            if order.status is OrderStatus.SUSPENDED:
+                continue  # a bracket that waits for its entry is in no list (ProjectX)
             if self._spoke(_place(order), when):
                 continue  # it may be younger than the snapshot
             if order.entered_at < snapshot.since:

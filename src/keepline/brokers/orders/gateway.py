@@ -28,6 +28,8 @@ __all__ = ["OrderGateway"]
 
 log = logging.getLogger("keepline.orders")
 
+_ADDS_RISK = frozenset({IntentKind.PLACE, IntentKind.MODIFY})
+
 
 class OrderGateway:
     """Places, changes and cancels orders at one broker, and knows what became of each.
@@ -37,6 +39,9 @@ class OrderGateway:
     Args:
         broker: the adapter of the broker.
         journal: an `OrderJournal`, or the path of its file; only one process at a time can have it.
+        guard: called with each new intent to place or modify before anything of it is written or sent; what it raises
+            the caller gets (`stream.require_live` of a bot that must not trade while it is blind). To cancel and to
+            close is never refused by it.
         clock: for tests.
 
     Example:
@@ -48,11 +53,17 @@ class OrderGateway:
     """
 
     def __init__(
-        self, broker: Broker, journal: Journal | Path | str, *, clock: Clock | None = None
+        self,
+        broker: Broker,
+        journal: Journal | Path | str,
+        *,
+        guard: Callable[[OrderIntent], object] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if isinstance(journal, (str, Path)):
             journal = OrderJournal(journal)
         self._broker = broker
+        self._guard = guard
         self._clock = clock or SYSTEM_CLOCK
         self._docket = Docket(broker, journal, self._clock)
         self._watch = Watch(self._docket)
@@ -144,6 +155,7 @@ class OrderGateway:
             ConfigError: the intent makes no sense, or its id exists with another body; nothing was sent.
             StorageError: the journal cannot be written (disk full, damage); nothing was sent.
             Closed: the gateway was stopped or not started.
+            Exception: whatever the guard raises; nothing was sent.
         """
         return await self._submit(IntentKind.PLACE, intent)
 
@@ -251,9 +263,11 @@ class OrderGateway:
         try:
             check_intent(intent)
             self._broker.check(intent)
-        except KeeplineError:
+            if self._guard is not None and intent.kind in _ADDS_RISK:
+                self._guard(intent)
+        except Exception:
             # what was sent long ago keeps its outcome, though it could not be sent today
-            if (known := await self._docket.fetch(intent.id)) is None:
+            if (known := await self._docket.fetch(intent.id)) is None or _is_idle(known):
                 raise
             return known
         return self._docket.get(intent.id) or self._docket.add(intent)
@@ -298,6 +312,11 @@ class OrderGateway:
         return (
             f"<OrderGateway {self._broker.name}, {len(self._docket.book.unsettled())} unresolved>"
         )
+
+
+def _is_idle(entry: Entry) -> bool:
+    """Whether nothing of it was sent and nobody is about to: to ask for it now is a new decision."""
+    return entry.ticket.state is State.PREPARED and entry.task is None
 
 
 def _listen(

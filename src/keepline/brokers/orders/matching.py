@@ -278,7 +278,15 @@ def _replaced(intent: OrderIntent, old: Order, view: View, window: Window, owner
         return Finding(Found.WAIT, "not every source could be read")
     if not new:
         return Finding(Found.UNCLEAR, f"order {old.id} is cancelled and no new one is there")
-    return _ask(new) if len(new) > 1 else _standing(new[0])
+    return _ask(new) if len(new) > 1 else _instead_of(old, _standing(new[0]))
+
+
+def _instead_of(old: Order, finding: Finding) -> Finding:
+    """A successor that was rejected leaves nothing at work, and whoever reads "refused" would not think so."""
+    if finding.what is not Found.NO:
+        return finding
+    reason = f"{finding.reason}; order {old.id}, which it was to replace, is gone all the same"
+    return finding._replace(reason=reason)
 
 
 def _has_changes(intent: OrderIntent, order: Order, *, else_as: Order | None = None) -> bool:

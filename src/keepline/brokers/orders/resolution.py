@@ -373,7 +373,10 @@ class Ticket:
             self._move(state, How.PERSON, reason)
 
     def _move(self, state: State, how: How, reason: str) -> None:
-        assert state in TRANSITIONS[self.state], f"{self.state.name} cannot become {state.name}"
+        if state not in TRANSITIONS[self.state]:  # also where assertions are switched off
+            raise RuntimeError(
+                f"intent {self.intent.id}: {self.state.name} cannot become {state.name}"
+            )
         self.state, self.how, self.reason = state, how, reason
 
     def __repr__(self) -> str:
