@@ -107,12 +107,18 @@ DECIDERS = {
     "sandbox/schwab_reading.py",
     "sandbox/schwab_shapes.py",
     "sandbox/sessions.py",
+    "sandbox/streamer_faults.py",
+    "sandbox/streamer_feed.py",
+    "sandbox/streamer_session.py",
     "sandbox/venue.py",
     "stream/calendar.py",
+    "stream/dialing.py",
+    "stream/faults.py",
     "stream/health.py",
     "stream/lag.py",
     "stream/mailbox.py",
     "stream/redial.py",
+    "stream/standing.py",
     "stream/subscriptions.py",
 }
 # What a decider may take from the house beside other deciders: values and pure functions.

@@ -147,6 +147,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "missing_events": _stream("an event is lost", {"event": ""}),
         "wrapped_events": _stream("events of the user hub come as {action, data}", {"action": 1},
                                   on=("user_hub",), lasting=True),
+        "streamer_code": _stream("the streamer says a code and ends: 12 another session, 30 stopped, 3 the token, 20",
+                                 {"code": 12, "description": "said by a fault"}, on=("streamer",), at_once=True),
         "fill_while_away": _stream("connections of the user hub are cut, then working orders are filled",
                                    {"part": 1.0}, on=("user_hub", "streamer"), at_once=True),
     }
@@ -240,6 +242,8 @@ def _checked(kind: Kind, key: str, value: object) -> object:
         return value
     if key == "status":
         return _status(value)
+    if key == "code":
+        return int(_positive(key, value, whole=True))
     if value is None and default is None:
         return None
     if key in _WHOLE:

@@ -16,6 +16,7 @@ from keepline.sandbox.book import Account, Order, Reason, Rejected, Terms, Ticke
 from keepline.sandbox.listings import Listing
 from keepline.sandbox.market import Market
 from keepline.sandbox.prices import Unit
+from keepline.sandbox.streamer_session import PATH, Identity
 from keepline.sandbox.venue import Reply
 
 __all__ = ["ADDRESSES", "Address", "SchwabRequest", "SchwabRest"]
@@ -59,6 +60,7 @@ ADDRESSES: Mapping[tuple[str, str], Address] = MappingProxyType(
         ("POST", f"{_ACCOUNT}/previewOrder"): Address("query", "preview"),
         ("GET", f"{_ACCOUNT}/transactions"): Address("query", "transactions"),
         ("GET", "/trader/v1/orders"): Address("query", "all_orders"),
+        ("GET", "/trader/v1/userPreference"): Address("query", "preference"),
         ("GET", "/marketdata/v1/quotes"): Address("query", "quotes"),
         ("GET", "/marketdata/v1/{symbol}/quotes"): Address("query", "quote"),
         ("GET", "/marketdata/v1/pricehistory"): Address("history", "candles"),
@@ -223,6 +225,11 @@ class SchwabRest:
         ]
         listings = self._market.listings
         return Reply(200, [shapes.trade_told(f, listings[f.listing], skew=skew) for f in fills])
+
+    def _preference(self, asked: SchwabRequest) -> Reply:
+        url = f"{asked.base.replace('http', 'ws', 1)}{PATH}"
+        numbers = [account.id for account in self._ours()]
+        return Reply(200, shapes.preference_told(url, Identity(), numbers))
 
     def _quotes(self, asked: SchwabRequest) -> Reply:
         symbols = [symbol for symbol in asked.query.get("symbols", "").split(",") if symbol]

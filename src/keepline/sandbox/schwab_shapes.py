@@ -14,6 +14,7 @@ from decimal import Decimal
 from keepline.sandbox.book import Account, Fill, Order, Position, Status, Ticket
 from keepline.sandbox.listings import Listing
 from keepline.sandbox.prices import Bar, Quote
+from keepline.sandbox.streamer_session import Identity
 from keepline.sandbox.venue import Reply
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "data_error",
     "error",
     "order_told",
+    "preference_told",
     "preview_told",
     "quote_told",
     "status_of",
@@ -179,6 +181,22 @@ def trade_told(fill: Fill, listing: Listing, *, skew: float) -> dict[str, object
             }
         ],
     }
+
+
+def preference_told(url: str, who: Identity, accounts: Iterable[str]) -> dict[str, object]:
+    """What `userPreference` says: where the streamer is, and how to introduce oneself there."""
+    info = {
+        "streamerSocketUrl": url,
+        "schwabClientCustomerId": who.customer,
+        "schwabClientCorrelId": who.correlation,
+        "schwabClientChannel": who.channel,
+        "schwabClientFunctionId": who.function,
+    }
+    told = [
+        {"accountNumber": number, "primaryAccount": True, "type": "MARGIN"} for number in accounts
+    ]
+    offer = {"level2Permissions": True, "mktDataPermission": "NP"}
+    return {"accounts": told, "streamerInfo": [info], "offers": [offer]}
 
 
 def quote_told(listing: Listing, quote: Quote, *, at: float) -> dict[str, object]:

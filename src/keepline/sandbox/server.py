@@ -19,6 +19,8 @@ from keepline.errors import ConfigError
 from keepline.sandbox.faults import KINDS, Fault, Faults, Plan
 from keepline.sandbox.market import Market
 from keepline.sandbox.replies import bearer, cut, json_object, refusal, response
+from keepline.sandbox.schwab_streamer import SchwabStreamer
+from keepline.sandbox.streamer_session import PATH, StreamerTimes
 from keepline.sandbox.trading import Rates, Trading
 from keepline.sandbox.venue import OAuthVenue, Reply, VenueSettings
 
@@ -41,6 +43,9 @@ COUNTERS = (
     "rate_limited",
     "orders",
     "fills",
+    "streamer_logins",
+    "streamer_commands",
+    "streamer_kicked",
     "faults",
 )
 """What `stats()` and `GET /stats` tell, each from 0 up."""
@@ -66,6 +71,7 @@ class SandboxServer:
         clock: the venue's time and the delays of faults.
         allow_remote: listen where strangers reach it, and answer to any host name.
         rates: how often a client may ask.
+        streamer: how long things take at Schwab's streamer.
         venue: everything of `VenueSettings`: `seed`, `access_lifetime`, `refresh_lifetime`, `rotate`, `grace` and more.
 
     Example:
@@ -82,6 +88,7 @@ class SandboxServer:
         clock: Clock = SYSTEM_CLOCK,
         allow_remote: bool = False,
         rates: Rates | None = None,
+        streamer: StreamerTimes | None = None,
         **venue: Any,
     ) -> None:
         if not allow_remote and not _is_loopback(host):
@@ -103,6 +110,14 @@ class SandboxServer:
         self._clock = clock
         self._allow_remote = allow_remote
         self._faults = Faults()
+        self._streamer = SchwabStreamer(
+            self._market,
+            accepts=lambda token, now: self.venue.accepts(token, now=now),
+            faults=self._faults,
+            clock=clock,
+            counts=self.venue.counts,
+            times=streamer,
+        )
         self._runner: web.AppRunner | None = None
 
     @property
@@ -138,6 +153,7 @@ class SandboxServer:
 
     async def stop(self) -> None:
         """Stop listening; answers under way are cut."""
+        await self._streamer.stop()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -189,6 +205,7 @@ class SandboxServer:
         fault = self._faults.add(description, now=self._clock.boottime())
         if fault.name == "revoke":
             self.venue.revoke(str(fault.parameters["what"]))
+        self._streamer.fault(fault)
         return fault
 
     def _application(self) -> web.Application:
@@ -205,6 +222,7 @@ class SandboxServer:
         for at in self._trading.routes():
             handler = self._venue_handler(at.route, at.work, at.broker)
             app.router.add_route(at.method, at.path, handler)
+        app.router.add_get(PATH, self._guarded(self._streamer.handle))
         app.router.add_post("/faults", self._guarded(self._add_fault))
         app.router.add_get("/faults", self._guarded(self._list_faults))
         app.router.add_delete("/faults", self._guarded(self._clear_faults))

@@ -75,7 +75,7 @@ def unasked_topic(channel: str) -> Topic:
 
 
 def service_of_quote(symbol: str) -> str:
-    """Which level-one service has a symbol: `/ESZ26` is a future, `./OZCZ26C565` its option, `EUR/USD` a currency pair."""
+    """Which level-one service has a symbol: `/ESZ26` is a future, `./OZCZ26C565` its option, `EUR/USD` a pair."""
     if symbol.startswith("./"):
         return "LEVELONE_FUTURES_OPTIONS"
     if symbol.startswith("/"):
