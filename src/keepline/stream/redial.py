@@ -1,80 +1,25 @@
-"""When to dial again after a lost or refused connection, and when not to: deciders over bare numbers.
+"""When to dial again after a lost or refused connection, and when not to: a decider over bare numbers.
 
 Invariants: an open connection earns nothing by being open, the backoff starts anew only after `min_life` seconds and
 data; two dials are never closer than `floor` seconds; what the server asked for (Retry-After, no return) is obeyed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from keepline.errors import APIError, ConfigError, KeeplineError
+from keepline.errors import ConfigError
 from keepline.resilience.backoff import Backoff
+from keepline.stream.dialing import DialLimiter
+from keepline.stream.faults import (
+    LONGEST_RETRY_AFTER,
+    RULES,
+    Fault,
+    Rule,
+    fault_of_error,
+    fault_of_lost,
+)
 
 __all__ = ["DialLimiter", "Fault", "Plan", "Redial", "Rule", "fault_of_error", "fault_of_lost"]
-
-
-class Fault(StrEnum):
-    """Why there is no connection (any more); also the `reason` of the reconnect counter."""
-
-    NETWORK = "network"
-    TIMEOUT = "timeout"
-    SERVER = "server"
-    CLOSED = "closed"
-    THROTTLED = "throttled"
-    UNAUTHORIZED = "unauthorized"
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    OCCUPIED = "occupied"
-    PROTOCOL = "protocol"
-    CERTIFICATE = "certificate"
-    REFUSED = "refused"
-    DISMISSED = "dismissed"
-    STALE = "stale"
-    RENEWAL = "renewal"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How a fault is met.
-
-    Attributes:
-        least: seconds to wait at least, whatever the schedule says.
-        newer_token: whether the same token is useless, so that a newer one is asked for.
-        first_at_once: whether the first of its kind in a row is met at once (a newer token may be all it takes).
-        final: whether dialing ends here.
-        alarm: whether a person should look already at the first one.
-        words: what it means, for people.
-    """
-
-    words: str
-    least: float = 0.0
-    newer_token: bool = False
-    first_at_once: bool = False
-    final: bool = False
-    alarm: bool = False
-
-
-RULES: dict[Fault, Rule] = {
-    Fault.NETWORK: Rule("the network or the far end failed"),
-    Fault.TIMEOUT: Rule("no answer in time"),
-    Fault.SERVER: Rule("the server is in trouble"),
-    Fault.CLOSED: Rule("the server closed the connection and lets us come back"),
-    Fault.THROTTLED: Rule("the server asked for fewer connects", least=30.0),
-    Fault.UNAUTHORIZED: Rule(
-        "the token was refused", least=300.0, newer_token=True, first_at_once=True
-    ),
-    Fault.NOT_FOUND: Rule("there is nothing at this address", least=60.0, alarm=True),
-    Fault.CONFLICT: Rule("the server still holds an earlier connection of ours", least=15.0),
-    Fault.OCCUPIED: Rule(
-        "another connection of the same user took our place", least=300.0, alarm=True
-    ),
-    Fault.PROTOCOL: Rule("the far end does not speak this protocol", least=60.0, alarm=True),
-    Fault.CERTIFICATE: Rule("the certificate is not trusted", least=300.0, alarm=True),
-    Fault.REFUSED: Rule("the server refused the connect", least=60.0, alarm=True),
-    Fault.DISMISSED: Rule("the server closed and asked us not to come back", final=True, alarm=True),
-    Fault.STALE: Rule("the connection was open and blind"),
-    Fault.RENEWAL: Rule("a newer token needs a new connection"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +62,7 @@ class Redial:
 
     def __init__(
         self,
-        backoff: Backoff | tuple[float, ...] = (0.0, 2.0, 10.0, 30.0, 60.0),
+        backoff: Backoff | Sequence[float] = (0.0, 2.0, 10.0, 30.0, 60.0),
         *,
         jitter: float = 0.2,
         min_life: float = 30.0,
@@ -128,7 +73,7 @@ class Redial:
         """
         Args:
             backoff: seconds before the first, second, … dial; the last repeats.
-            jitter: share by which delays are spread both ways (when `backoff` is a plain tuple).
+            jitter: share by which delays are spread both ways (when `backoff` is plain numbers).
             min_life: seconds that a connection must live, with data, before its failures are forgotten.
             floor: seconds between two dials at least, whatever the schedule says.
             attempts: how many dials in a row may fail before it ends; None goes on for ever.
@@ -175,6 +120,7 @@ class Redial:
     def opened(self, now: float) -> None:
         """The connection is open and logged in; that alone earns nothing."""
         self._opened_at = now
+        self._refusals = 0
 
     def data(self) -> None:
         """Something useful came: data, or the venue's answer to a probe where silence is normal."""
@@ -201,7 +147,7 @@ class Redial:
         self._judge(now)
         rule = RULES[fault]
         self._failures += 1
-        self._refusals = self._refusals + 1 if fault is Fault.UNAUTHORIZED else 0
+        self._refusals += fault is Fault.UNAUTHORIZED
         at = self._when(now, rule, retry_after, chance)
         spent = self._attempts is not None and self._failures >= self._attempts
         self._opened_at, self._data = None, False
@@ -224,11 +170,11 @@ class Redial:
 
     def _when(self, now: float, rule: Rule, retry_after: float | None, chance: float) -> float:
         delay = self._backoff.delay(self._failures, chance)
-        if not (rule.first_at_once and self._refusals == 1):
-            # only upwards: what the server asked for is a least
-            delay = max(delay, rule.least * (1 + self._backoff.jitter * chance))
+        least = 0.0 if rule.first_at_once and self._refusals == 1 else rule.least
         if retry_after is not None and retry_after > 0:
-            delay = max(delay, retry_after * (1 + self._backoff.jitter * chance))
+            least = max(least, min(retry_after, LONGEST_RETRY_AFTER))
+        # spread upwards only: what the server asked for is a least
+        delay = max(delay, least * (1 + self._backoff.jitter * chance))
         earliest = now if self._dialed_at is None else self._dialed_at + self._floor
         return max(now + delay, earliest)
 
@@ -236,106 +182,6 @@ class Redial:
         return f"<Redial after {self._failures} failures in a row>"
 
 
-class DialLimiter:
-    """How often a whole process may dial: a burst, then a steady rate.
-
-    One object is shared by every connection of a process, so that fifty bots that lose the same server do not come back
-    in the same instant.
-    """
-
-    def __init__(self, *, burst: int = 20, per_second: float = 2.0) -> None:
-        """
-        Args:
-            burst: dials that may go at once after a quiet time.
-            per_second: the steady rate after that.
-        """
-        if burst < 1 or not 0 < per_second < float("inf"):
-            raise ConfigError(
-                f"needs burst >= 1 and per_second > 0, not {burst!r} and {per_second!r}",
-                key="burst" if burst < 1 else "per_second",
-            )
-        self._gap = 1.0 / per_second
-        self._slack = (burst - 1) * self._gap
-        self._next = float("-inf")
-
-    def reserve(self, now: float) -> float:
-        """Take a dial from the budget; returns the seconds to wait before it (0 or more)."""
-        at = max(self._next, now)
-        self._next = at + self._gap
-        return max(0.0, at - self._slack - now)
-
-    def __repr__(self) -> str:
-        return f"<DialLimiter {1 / self._gap:g} per second>"
-
-
-_BY_STATUS = {
-    401: Fault.UNAUTHORIZED,
-    403: Fault.UNAUTHORIZED,
-    404: Fault.NOT_FOUND,
-    408: Fault.TIMEOUT,
-    409: Fault.CONFLICT,
-    429: Fault.THROTTLED,
-}
-_BY_CATEGORY = {
-    "auth": Fault.UNAUTHORIZED,
-    "rate_limit": Fault.THROTTLED,
-    "server": Fault.SERVER,
-    "timeout": Fault.TIMEOUT,
-    "network": Fault.NETWORK,
-    "client": Fault.REFUSED,
-}
-_BY_WORD = {
-    "timeout": Fault.TIMEOUT,
-    "protocol": Fault.PROTOCOL,
-    "kicked": Fault.OCCUPIED,
-    "occupied": Fault.OCCUPIED,
-    "close": Fault.CLOSED,
-    "closed": Fault.CLOSED,
-    "stale": Fault.STALE,
-    "renewal": Fault.RENEWAL,
-}
-
-
-def fault_of_error(error: BaseException) -> Fault:
-    """Which fault an error of a dial is.
-
-    `PermanentError` of the network is a refused certificate: everything else about a network may pass.
-    """
-    from keepline.errors import PermanentError, ProtocolError
-
-    if isinstance(error, TimeoutError):
-        return Fault.TIMEOUT
-    if isinstance(error, ProtocolError):
-        return Fault.PROTOCOL
-    if not isinstance(error, APIError):
-        return Fault.UNAUTHORIZED if _is_credential(error) else Fault.NETWORK
-    if error.status in _BY_STATUS:
-        return _BY_STATUS[error.status]
-    if error.status is not None and error.status >= 500:
-        return Fault.SERVER
-    if isinstance(error, PermanentError):
-        if error.category == "network":
-            return Fault.CERTIFICATE
-        return Fault.UNAUTHORIZED if error.category == "auth" else Fault.REFUSED
-    return _BY_CATEGORY.get(error.category, Fault.NETWORK)
-
-
-def _is_credential(error: BaseException) -> bool:
-    from keepline.errors import CredentialError, TokenUnavailable
-
-    return isinstance(error, CredentialError) and not isinstance(error, TokenUnavailable)
-
-
-def fault_of_lost(reason: str, *, allow_reconnect: bool = True) -> Fault:
-    """Which fault the end of an open connection is: the one-word reason of `Lost`."""
-    if not allow_reconnect:
-        return Fault.DISMISSED
-    return _BY_WORD.get(reason, Fault.NETWORK)
-
-
 def _reason(rule: Rule, words: str, spent: int | None) -> str:
     text = f"{rule.words}: {words}" if words else rule.words
     return text if spent is None else f"{text}; {spent} attempts failed in a row, no more are made"
-
-
-_ = KeeplineError

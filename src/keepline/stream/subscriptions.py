@@ -6,78 +6,16 @@ an answer that belongs to an earlier epoch changes nothing. Two epochs may be op
 filled before the old one is dropped.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 
 from keepline.errors import ConfigError
 from keepline.resilience.backoff import Backoff
 from keepline.stream.port import Topic
+from keepline.stream.standing import Action, Command, Ident, Phase, Standing, ident_of
 
 __all__ = ["Action", "Command", "Ident", "Phase", "Registry", "Standing", "ident_of"]
-
-Ident = tuple[str, str]
-"""What tells topics apart: channel and key."""
-
-
-class Phase(StrEnum):
-    """How far a topic has come on a connection."""
-
-    UNKNOWN = "unknown"
-    """nobody wants it"""
-    WANTED = "wanted"
-    """somebody wants it and the venue has not been asked on this connection"""
-    PENDING = "pending"
-    """the venue was asked and has not answered"""
-    CONFIRMED = "confirmed"
-    """the venue said yes; nothing has arrived yet"""
-    FIRST_DATA = "first_data"
-    """data has arrived on this connection"""
-
-
-class Action(Enum):
-    """What a command asks of the venue."""
-
-    SUBSCRIBE = "subscribe"
-    UNSUBSCRIBE = "unsubscribe"
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One request that has to be sent now.
-
-    Attributes:
-        epoch: the connection on which to send it.
-        action: ask for the topic, or give it back.
-        topic: which one.
-        serial: tells this command from an earlier one of the same topic.
-    """
-
-    epoch: int
-    action: Action
-    topic: Topic
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a topic stands, for people and for metrics.
-
-    Attributes:
-        topic: which one.
-        phase: how far it has come on the newest connection.
-        holders: how many callbacks share it.
-        failures: how often in a row the venue said no on this connection.
-        reason: the last refusal in words, "" when there was none.
-        retry_at: when it is asked for again (boottime seconds), None when no wait is on.
-    """
-
-    topic: Topic
-    phase: Phase
-    holders: int
-    failures: int
-    reason: str
-    retry_at: float | None
 
 
 class _Venue(Enum):
@@ -109,7 +47,8 @@ class _Held:
     reason: str = ""
     retry_at: float | None = None
     seen: bool = False
-    renew: bool = False
+    renew: bool = False  # it is given back and asked for anew
+    lost: Action | None = None  # which request's answer was lost
 
 
 class Registry:
@@ -150,7 +89,8 @@ class Registry:
         self._doubts = doubts
         self._intents: dict[Ident, _Intent] = {}
         self._epochs: dict[int, dict[Ident, _Held]] = {}
-        self._epoch = 0
+        self._newest = 0
+        self._made = 0
         self._serial = 0
 
     # --- intents ---
@@ -164,14 +104,19 @@ class Registry:
         ident = ident_of(topic)
         intent = self._intents.get(ident)
         if intent is not None:
-            self._same(intent.topic, topic)
+            if not _same_request(intent.topic, topic):
+                raise ConfigError(
+                    f"{topic.name} is already subscribed with {intent.topic.subscribe!r}, it cannot be with "
+                    f"{topic.subscribe!r} too: give the topics different keys",
+                    key="key",
+                )
             intent.holders += 1
             return False
         self._intents[ident] = _Intent(topic)
         for held in self._epochs.values():
-            known = held.pop(ident, None)  # it goes to the end of the order
-            held[ident] = known if known is not None else _Held(topic)
-            held[ident].retry_at = None
+            one = held.pop(ident, None) or _Held(topic)
+            one.renew = not _same_request(one.topic, topic)  # it is there, by another request
+            held[ident] = one  # at the end of the order
         return True
 
     def release(self, topic: Topic) -> bool:
@@ -202,11 +147,12 @@ class Registry:
 
     def connected(self) -> int:
         """A full (not a resumed) connection is open: nothing is subscribed on it. Returns its epoch."""
-        self._epoch += 1
-        self._epochs[self._epoch] = {
+        self._made += 1
+        self._newest = self._made
+        self._epochs[self._newest] = {
             ident: _Held(intent.topic) for ident, intent in self._intents.items()
         }
-        return self._epoch
+        return self._newest
 
     def disconnected(self, epoch: int | None = None) -> None:
         """A connection is gone with all it had; without an epoch all of them are. Intents stay."""
@@ -214,11 +160,15 @@ class Registry:
             self._epochs.clear()
         else:
             self._epochs.pop(epoch, None)
+        self._newest = max(self._epochs, default=0)
 
     @property
     def epoch(self) -> int:
         """The newest connection that is open, 0 when none is."""
-        return max(self._epochs, default=0)
+        return self._newest
+
+    def _on(self, epoch: int | None) -> dict[Ident, _Held]:
+        return self._epochs.get(self._newest if epoch is None else epoch, {})
 
     # --- requests ---
 
@@ -263,9 +213,11 @@ class Registry:
         self._serial += 1
         one.serial = self._serial
         one.retry_at = None
-        one.venue = _Venue.ASKED if action is Action.SUBSCRIBE else _Venue.LEAVING
+        one.venue = _Venue.LEAVING
         if action is Action.SUBSCRIBE:
-            one.seen = False
+            one.venue = _Venue.ASKED
+            one.topic = self._intents[ident_of(one.topic)].topic
+            one.seen = one.renew = False
         return Command(epoch, action, one.topic, self._serial)
 
     def confirmed(self, command: Command) -> bool:
@@ -273,7 +225,7 @@ class Registry:
         one = self._open(command)
         if one is None:
             return False
-        one.failures, one.reason, one.retry_at, one.renew = 0, "", None, False
+        one.failures, one.reason, one.retry_at, one.lost = 0, "", None, None
         one.venue = _Venue.PRESENT if command.action is Action.SUBSCRIBE else _Venue.ABSENT
         self._tidy(command.epoch, ident_of(command.topic))
         return True
@@ -296,7 +248,8 @@ class Registry:
             now: boottime seconds.
             reason: in words, without secrets.
             in_doubt: no answer can be trusted: the venue may have done it.
-            permanent: the same request will fail again: only the longest wait makes sense.
+            permanent: the same request will fail again: only the longest wait makes sense; and a giving-back that is
+                refused so has nothing to give back.
             retry_after: seconds that the venue asked for.
             chance: a number in [0, 1) that spreads the wait.
         """
@@ -305,13 +258,12 @@ class Registry:
             return False
         one.failures += 1
         one.reason = reason
+        one.lost = command.action if in_doubt else None
         steps = len(self._backoff.delays) + 1 if permanent else one.failures
         one.retry_at = now + max(self._backoff.delay(steps, chance), retry_after or 0.0)
-        if in_doubt:
-            one.venue = _Venue.DOUBTFUL
-        else:
-            subscribing = command.action is Action.SUBSCRIBE
-            one.venue = _Venue.ABSENT if subscribing else _Venue.PRESENT
+        one.venue = _after_failure(command.action, in_doubt=in_doubt, permanent=permanent)
+        if command.action is Action.UNSUBSCRIBE and one.venue is _Venue.ABSENT:
+            one.retry_at = None
         self._tidy(command.epoch, ident_of(command.topic))
         return True
 
@@ -334,7 +286,7 @@ class Registry:
             False when that is impossible: the venue cannot give it back, or has not confirmed it. Then only a new
             connection helps.
         """
-        one = self._epochs.get(self.epoch, {}).get(ident_of(topic))
+        one = self._on(None).get(ident_of(topic))
         if one is None or one.venue is not _Venue.PRESENT or one.topic.unsubscribe is None:
             return False
         one.renew = True
@@ -342,10 +294,16 @@ class Registry:
         return True
 
     def data(self, ident: Ident, epoch: int | None = None) -> bool:
-        """Data of a topic arrived; True for the first on this connection."""
-        one = self._epochs.get(self.epoch if epoch is None else epoch, {}).get(ident)
+        """Data of a topic arrived; True for the first on this connection.
+
+        Where the answer to a subscribe was lost, data is the answer.
+        """
+        one = self._epochs.get(self._newest if epoch is None else epoch, _NOTHING).get(ident)
         if one is None or one.seen:
             return False
+        if one.venue is _Venue.DOUBTFUL and one.lost is Action.SUBSCRIBE:
+            one.failures, one.reason, one.retry_at, one.lost = 0, "", None, None
+            one.venue = _Venue.PRESENT
         one.seen = True
         return True
 
@@ -356,7 +314,7 @@ class Registry:
         ident = ident_of(topic)
         if ident not in self._intents:
             return Phase.UNKNOWN
-        one = self._epochs.get(self.epoch if epoch is None else epoch, {}).get(ident)
+        one = self._on(epoch).get(ident)
         return Phase.WANTED if one is None else self._phase_of(one)
 
     def _phase_of(self, one: _Held) -> Phase:
@@ -366,7 +324,7 @@ class Registry:
 
     def settled(self, epoch: int | None = None) -> bool:
         """Whether everything that is wanted is confirmed on a connection, the newest one by default."""
-        held = self._epochs.get(self.epoch if epoch is None else epoch)
+        held = self._epochs.get(self._newest if epoch is None else epoch)
         if held is None:
             return False
         there = (Phase.CONFIRMED, Phase.FIRST_DATA)
@@ -374,8 +332,7 @@ class Registry:
 
     def standings(self) -> list[Standing]:
         """Every wanted topic on the newest connection, in order."""
-        held = self._epochs.get(self.epoch, {})
-        return list(self._standings(held))
+        return list(self._standings(self._on(None)))
 
     def _standings(self, held: dict[Ident, _Held]) -> Iterator[Standing]:
         for ident, intent in self._intents.items():
@@ -401,28 +358,20 @@ class Registry:
 
     def hopeless(self, epoch: int | None = None) -> str | None:
         """Why only a new connection gives certainty, None while this one can."""
-        held = self._epochs.get(self.epoch if epoch is None else epoch, {})
-        return _first(self._hopeless(ident, one) for ident, one in held.items())
+        held = self._on(epoch)
+        texts = (self._hopeless(held[ident]) for ident in self._intents if ident in held)
+        return next((text for text in texts if text is not None), None)
 
-    def _hopeless(self, ident: Ident, one: _Held) -> str | None:
-        if one.venue is not _Venue.DOUBTFUL:
-            return None
-        if one.topic.unsubscribe is None:
-            if ident in self._intents:
-                return f"{one.topic.name}: whether it is subscribed is unknown ({one.reason})"
-            return None
-        if one.failures >= self._doubts:
+    def _hopeless(self, one: _Held) -> str | None:
+        if one.topic.unsubscribe is None and one.venue is _Venue.DOUBTFUL:
+            return f"{one.topic.name}: whether it is subscribed is unknown ({one.reason})"
+        if one.topic.unsubscribe is None and one.renew and one.venue is _Venue.PRESENT:
+            return (
+                f"{one.topic.name}: it is subscribed by another request, and cannot be given back"
+            )
+        if one.venue is _Venue.DOUBTFUL and one.failures >= self._doubts:
             return f"{one.topic.name}: no answer {one.failures} times in a row ({one.reason})"
         return None
-
-    @staticmethod
-    def _same(known: Topic, topic: Topic) -> None:
-        if (known.subscribe, known.unsubscribe) != (topic.subscribe, topic.unsubscribe):
-            raise ConfigError(
-                f"{topic.name} is already subscribed with {known.subscribe!r}, it cannot be with "
-                f"{topic.subscribe!r} too: give the topics different keys",
-                key="key",
-            )
 
     def __repr__(self) -> str:
         phases = [standing.phase for standing in self.standings()]
@@ -430,10 +379,17 @@ class Registry:
         return f"<Registry epoch {self.epoch}, {there} of {len(phases)} confirmed>"
 
 
-def ident_of(topic: Topic) -> Ident:
-    """What tells a topic from others: its channel and key."""
-    return (topic.channel, topic.key)
+def _same_request(one: Topic, other: Topic) -> bool:
+    return (one.subscribe, one.unsubscribe) == (other.subscribe, other.unsubscribe)
 
 
-def _first(texts: Iterable[str | None]) -> str | None:
-    return next((text for text in texts if text is not None), None)
+def _after_failure(action: Action, *, in_doubt: bool, permanent: bool) -> _Venue:
+    """What the venue has after it said no, or nothing."""
+    if in_doubt:
+        return _Venue.DOUBTFUL
+    if action is Action.SUBSCRIBE or permanent:
+        return _Venue.ABSENT
+    return _Venue.PRESENT
+
+
+_NOTHING: dict[Ident, _Held] = {}
