@@ -140,6 +140,13 @@ class Engine:
             self._fill(order, size, price)
         return self.orders[number]
 
+    def fill(self, number: int, size: Decimal) -> Order:
+        """Fill units of a working order at its own price, whatever the market says; the order after it."""
+        order = self.orders[number]
+        price = order.limit or order.stop or self.quote(self.listings[order.listing], self.now).last
+        self._fill(order, min(size, order.left), price)
+        return self.orders[number]
+
     def _bracket(self, entry: Order, kind: Kind, suffix: str) -> None:
         """A child as ProjectX's users have seen them: there at once, suspended, its tag made from the entry's."""
         ticket = Ticket(

@@ -247,6 +247,19 @@ class Market:
         )
         return self.place(ticket, now=now, terms=terms)
 
+    def fill_working(self, part: float, *, now: float) -> list[Order]:
+        """Fill a part of every working order at its own price, whatever the market says; the orders after it.
+
+        Of a bracket's two orders the first one ends the other.
+        """
+        self.advance(now)
+        working = [order for order in self.orders if order.status is Status.WORKING]
+        return [
+            self._engine.fill(order.id, Decimal(max(1, int(float(order.left) * part))))
+            for order in working
+            if self._engine.orders[order.id].status is Status.WORKING
+        ]
+
     def _enter(self, ticket: Ticket, terms: Terms) -> Order:
         if ticket.kind in (Kind.JOIN_BID, Kind.JOIN_ASK):
             quote = self.quote(self.listings[ticket.listing], now=self._engine.now)

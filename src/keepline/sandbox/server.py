@@ -20,6 +20,7 @@ from keepline.sandbox.faults import KINDS, Fault, Faults, Plan
 from keepline.sandbox.market import Market
 from keepline.sandbox.replies import bearer, cut, json_object, refusal, response
 from keepline.sandbox.schwab_streamer import SchwabStreamer
+from keepline.sandbox.signalr_server import HUB_COUNTERS, SignalRServer, SignalRSettings
 from keepline.sandbox.streamer_session import PATH, StreamerTimes
 from keepline.sandbox.trading import Rates, Trading
 from keepline.sandbox.venue import OAuthVenue, Reply, VenueSettings
@@ -47,6 +48,7 @@ COUNTERS = (
     "streamer_commands",
     "streamer_kicked",
     "faults",
+    *HUB_COUNTERS,
 )
 """What `stats()` and `GET /stats` tell, each from 0 up."""
 
@@ -72,6 +74,7 @@ class SandboxServer:
         allow_remote: listen where strangers reach it, and answer to any host name.
         rates: how often a client may ask.
         streamer: how long things take at Schwab's streamer.
+        signalr: how the hubs behave.
         venue: everything of `VenueSettings`: `seed`, `access_lifetime`, `refresh_lifetime`, `rotate`, `grace` and more.
 
     Example:
@@ -89,6 +92,7 @@ class SandboxServer:
         allow_remote: bool = False,
         rates: Rates | None = None,
         streamer: StreamerTimes | None = None,
+        signalr: SignalRSettings | None = None,
         **venue: Any,
     ) -> None:
         if not allow_remote and not _is_loopback(host):
@@ -119,6 +123,16 @@ class SandboxServer:
             times=streamer,
         )
         self._runner: web.AppRunner | None = None
+        self.signalr = SignalRServer(
+            market=lambda: self.market,
+            accepts=self.accepts,
+            new_token=lambda: self.issue().access_token,
+            faults=self._faults,
+            clock=clock,
+            counts=self.venue.counts,
+            seed=self.venue.settings.seed,
+            settings=signalr,
+        )
 
     @property
     def url(self) -> str:
@@ -155,6 +169,7 @@ class SandboxServer:
         """Stop listening; answers under way are cut."""
         await self._streamer.stop()
         runner, self._runner = self._runner, None
+        await self.signalr.stop()
         if runner is not None:
             await runner.cleanup()
 
@@ -180,7 +195,8 @@ class SandboxServer:
         """The counters since the start."""
         market = self.market
         self.venue.counts |= {"orders": len(market.orders), "fills": len(market.fills)}
-        return {name: self.venue.counts[name] for name in COUNTERS}
+        found = self.venue.counts | self.signalr.stats()
+        return {name: found[name] for name in COUNTERS}
 
     def issue(self) -> Token:
         """The token that a person's sign-in would end with, without the browser."""
@@ -206,6 +222,7 @@ class SandboxServer:
         if fault.name == "revoke":
             self.venue.revoke(str(fault.parameters["what"]))
         self._streamer.fault(fault)
+        self.signalr.strike(fault)
         return fault
 
     def _application(self) -> web.Application:
@@ -223,6 +240,8 @@ class SandboxServer:
             handler = self._venue_handler(at.route, at.work, at.broker)
             app.router.add_route(at.method, at.path, handler)
         app.router.add_get(PATH, self._guarded(self._streamer.handle))
+        for method, path, handler in self.signalr.routes():
+            app.router.add_route(method, path, self._guarded(handler))
         app.router.add_post("/faults", self._guarded(self._add_fault))
         app.router.add_get("/faults", self._guarded(self._list_faults))
         app.router.add_delete("/faults", self._guarded(self._clear_faults))
@@ -262,6 +281,7 @@ class SandboxServer:
             now = self._clock.wall().timestamp() + plan.skew
             instead = plan.reply if plan.later is None else None
             reply = instead or await work(request, now, plan)
+            self.signalr.pump()
             if plan.delay:
                 await self._clock.sleep(plan.delay)
             if plan.lose:
