@@ -37,6 +37,7 @@ from keepline.stream.messages import (
 __all__ = ["JsonDecoder", "encode_json"]
 
 _NOTHING: Final = msgspec.Raw()
+_ARGUMENTS: Final = b',"arguments":'
 _PING: Final = Ping()
 _LEARNT: Final = (
     1024  # beginnings of calls that are remembered; a peer cannot make us remember more
@@ -118,13 +119,14 @@ class JsonDecoder:
         max_message_bytes: the largest message, separator included.
     """
 
-    __slots__ = ("_learnt", "_over", "_readers", "_revision", "_splitter", "_types")
+    __slots__ = ("_learnt", "_limit", "_over", "_readers", "_revision", "_splitter", "_types")
 
     def __init__(
         self, types: Types | None = None, *, max_message_bytes: int = LARGEST_MESSAGE
     ) -> None:
         self._types = types or Types()
         self._splitter = RecordSplitter(max_message_bytes)
+        self._limit = max_message_bytes
         self._revision = self._types.revision
         self._learnt: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {}
         self._readers: dict[Any, Callable[[bytes | msgspec.Raw], Any]] = {Any: _read_any}
@@ -138,25 +140,38 @@ class JsonDecoder:
         """What is complete now, in order; after a `Malformed` always nothing."""
         if self._over:
             return []
-        if self._revision != self._types.revision:
-            self._learnt.clear()
-            self._revision = self._types.revision
-        out: list[Decoded] = []
         try:
             if isinstance(data, str):
                 data = data.encode()
-            records = self._splitter.feed(data)
+            if self._revision != self._types.revision:
+                self._learnt.clear()
+                self._revision = self._types.revision
+            # most frames hold one whole message, and that one is a plain call
+            end = len(data) - 1
+            if data.find(RECORD_SEPARATOR) == end < self._limit and self._splitter.empty:
+                head, _, rest = data.partition(_ARGUMENTS)
+                known = self._learnt.get(head)
+                if known is not None and rest[-2:] == b"}\x1e":
+                    try:
+                        return [Invocation(known[0], known[1](rest[:-2]))]
+                    except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
+                        pass
+            return self._records(self._splitter.feed(data))
         except (Oversize, UnicodeEncodeError) as error:
-            return self._end(out, str(error))
+            self._over = True
+            return [Malformed(str(error))]
+
+    def _records(self, records: list[bytes]) -> list[Decoded]:
+        out: list[Decoded] = []
         learnt = self._learnt
         for record in records:
-            head, _, rest = record.partition(b',"arguments":')
+            head, _, rest = record.partition(_ARGUMENTS)
             known = learnt.get(head)
-            if known is not None and rest[-2:] == b"]}":
+            if known is not None and rest[-1:] == b"}":
                 try:
                     out.append(Invocation(known[0], known[1](rest[:-1])))
                     continue
-                except Exception:  # noqa: S110 (also what a Struct of the caller raises: the general way says what is wrong)
+                except Exception:  # noqa: S110 (as above)
                     pass
             message = self._general(record)
             if message is None:
@@ -165,13 +180,8 @@ class JsonDecoder:
             if type(message) is Malformed:
                 self._over = True
                 break
-            if type(message) is Invocation and message.id is None:
+            if type(message) is Invocation and known is None:
                 self._learn(head, message)
-        return out
-
-    def _end(self, out: list[Decoded], reason: str) -> list[Decoded]:
-        self._over = True
-        out.append(Malformed(reason))
         return out
 
     def _learn(self, head: bytes, call: Invocation) -> None:

@@ -43,7 +43,7 @@ _PING: Final = Ping()
 _LEARNT: Final = (
     1024  # beginnings of calls that are remembered; a peer cannot make us remember more
 )
-_PLAIN_CALL: Final = b"\x96\x01\x80\xc0"  # six items: an invocation, no headers, no id
+_SHORTEST: Final = 7  # bytes of `[1, {}, nil, "X", [], []]`, less one
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 _FAILED, _VOID, _VALUE = 1, 2, 3
 
@@ -133,32 +133,36 @@ class MessagePackDecoder:
 
     def _messages(self, data: bytes, out: list[Decoded]) -> int:
         """Appends the complete messages and gives the place where the unfinished one begins."""
-        at, end, learnt = 0, len(data), self._learnt
+        at, end, limit, learnt = 0, len(data), self._limit, self._learnt
         while at < end:
-            size = data[at]
-            begin = at + 1
+            size, begin = data[at], at + 1
             if size > 0x7F:
-                length = read_length(data, at)
-                if length is None:
+                if begin < end and (high := data[begin]) < 0x80:
+                    size, begin = size & 0x7F | high << 7, begin + 1
+                elif (length := read_length(data, at)) is not None:
+                    size, begin = length
+                else:
                     self._missing = 1
                     return at
-                size, begin = length
-            if size > self._limit:
-                raise Oversize(f"a message of {size} bytes arrived; {self._limit} are allowed")
-            at_next = begin + size
-            if at_next > end:
-                self._missing = at_next - end
+            if size > limit:
+                raise Oversize(f"a message of {size} bytes arrived; {limit} are allowed")
+            stop = begin + size
+            if stop > end:
+                self._missing = stop - end
                 return at
-            body = data[begin:at_next]
-            at = at_next
-            head = _head(body)
-            known = learnt.get(head) if head else None
-            if known is not None and body[-1] == 0x90:
+            at = stop
+            # of a plain call, the fifth byte holds the size of the target's name
+            known = None
+            if size > _SHORTEST and data[stop - 1] == 0x90:
+                arguments = begin + data[begin + 4] - 0x9B
+                known = learnt.get(data[begin:arguments])
+            if known is not None:
                 try:
-                    out.append(Invocation(known[0], known[1](body[len(head) : -1])))
+                    out.append(Invocation(known[0], known[1](data[arguments : stop - 1])))
                     continue
-                except Exception:  # noqa: S110 (also what a Struct of the caller raises: the general way says what is wrong)
+                except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
                     pass
+            body = data[begin:stop]
             message = self._general(body)
             if message is None:
                 continue
@@ -166,10 +170,21 @@ class MessagePackDecoder:
             if type(message) is Malformed:
                 self._over = True
                 break
-            if head and type(message) is Invocation and len(learnt) < _LEARNT:
-                expected = self._types.arguments(message.target)
-                learnt[head] = (message.target, self._arguments_reader(expected))
+            if type(message) is Invocation and known is None:
+                self._learn(body, message)
         return at
+
+    def _learn(self, body: bytes, call: Invocation) -> None:
+        """Remember the bytes before the arguments, when they are the usual way to say this call."""
+        plain = b"\x96\x01\x80\xc0" + msgspec.msgpack.encode(call.target)
+        if (
+            body.startswith(plain)
+            and plain[4] < 0xC0
+            and len(plain) > 5
+            and len(self._learnt) < _LEARNT
+        ):
+            expected = self._types.arguments(call.target)
+            self._learnt[plain] = (call.target, self._arguments_reader(expected))
 
     def _end(self, out: list[Decoded], reason: str) -> list[Decoded]:
         self._over = True
@@ -262,18 +277,6 @@ _READ: Final[dict[int, Callable[[MessagePackDecoder, _Body], Decoded]]] = {
     8: lambda _, body: Ack(_read_int(body.first)),
     9: lambda _, body: Sequence(_read_int(body.first)),
 }
-
-
-def _head(body: bytes) -> bytes:
-    """The bytes of a plain call up to its arguments, b"" when it is none."""
-    if body[:4] != _PLAIN_CALL or len(body) < 5:
-        return b""
-    size = body[4]
-    if 0xA0 < size < 0xC0:  # a text of 1 to 31 bytes
-        return body[: size - 0x9B]
-    if size == 0xD9 and len(body) > 5:  # a text of up to 255 bytes
-        return body[: 6 + body[5]]
-    return b""
 
 
 def _text(what: str, raw: msgspec.Raw) -> str:

@@ -30,12 +30,16 @@ class RecordSplitter:
 
     Args:
         max_message_bytes: the largest record, separator included.
+
+    Attributes:
+        empty: no unfinished record is kept.
     """
 
-    __slots__ = ("_kept", "_parts", "max_message_bytes")
+    __slots__ = ("_kept", "_limit", "_parts", "empty")
 
     def __init__(self, max_message_bytes: int = LARGEST_MESSAGE) -> None:
-        self.max_message_bytes = max_message_bytes
+        self._limit = max_message_bytes
+        self.empty = True
         self._parts: list[bytes] = []
         self._kept = 0
 
@@ -55,7 +59,8 @@ class RecordSplitter:
         if tail:
             self._parts.append(tail)
             self._kept += len(tail)
-        limit = self.max_message_bytes
+        self.empty = not self._kept
+        limit = self._limit
         if self._kept >= limit:
             raise Oversize(f"a message of more than {limit} bytes arrived")
         if len(data) >= limit or (records and len(records[0]) >= limit):
@@ -64,15 +69,14 @@ class RecordSplitter:
 
     def _measure(self, records: list[bytes]) -> None:
         largest = max(map(len, records), default=-1) + 1
-        if largest > self.max_message_bytes:
-            raise Oversize(
-                f"a message of {largest} bytes arrived; {self.max_message_bytes} are allowed"
-            )
+        if largest > self._limit:
+            raise Oversize(f"a message of {largest} bytes arrived; {self._limit} are allowed")
 
     def clear(self) -> None:
         """Forget the beginning of a record that will never be completed."""
         self._parts.clear()
         self._kept = 0
+        self.empty = True
 
 
 def write_length(length: int) -> bytes:

@@ -83,6 +83,9 @@ class Phase(Enum):
     """It is over."""
 
 
+_OPEN: Final = Phase.OPEN  # looked up for every frame
+
+
 class _Waiting(Enum):
     """What an id of ours stands for."""
 
@@ -111,8 +114,8 @@ class HubWire:
     """
 
     __slots__ = ("_buffer", "_codec", "_decoder", "_handshake_timeout", "_heard", "_inherent", "_keep_alive",
-                 "_last_id", "_now", "_out", "_owed", "_phase", "_ping_at", "_reader", "_resuming", "_server_timeout", "_shake_by",
-                 "_types", "_waiting")  # fmt: skip
+                 "_last_id", "_now", "_out", "_owed", "_phase", "_ping_at", "_reader", "_resuming",
+                 "_server_timeout", "_shake_by", "_types", "_waiting")  # fmt: skip
 
     def __init__(
         self,
@@ -190,9 +193,16 @@ class HubWire:
 
     def receive(self, data: bytes | str, now: float) -> list[WireEvent]:
         """Bytes arrived; what they mean, in order."""
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             self._now = self._heard = now
-            return self._messages(self._decoder.feed(data), len(data), now)
+            messages = self._decoder.feed(data)
+            if self._buffer is None:
+                for message in messages:
+                    if type(message) is not Invocation or message.id is not None:
+                        break
+                else:  # nothing but calls that want no answer: they are the events
+                    return messages  # type: ignore[return-value]
+            return self._messages(messages, len(data), now)
         if self._phase is Phase.HANDSHAKE:
             self._now = self._heard = now
             return self._shake(data, now)
