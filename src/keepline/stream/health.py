@@ -1,48 +1,31 @@
-"""Whether a stream tells the truth: freshness per topic against its cadence and its session, never mere openness.
+"""Whether a stream tells the truth: the freshness of each topic, never the mere openness of a connection.
 
-Invariants: only a topic's own data makes it fresh, pings and other topics' messages do not; what is silent by nature
-(cadence None) is asked, not accused; a closed session accuses nobody and its opening starts the expectation anew; the
-ladder probe → resubscribe → reconnect ends in an alarm after a number of fruitless rounds and never goes round in
-silence; a reason stays until its own cause is gone, whatever other reasons come and go.
+Invariants: a connection that is open earns no health, its topics do; a reason stays until its own cause is gone,
+whatever other reasons come and go; what a topic may do by itself is in `expectation`.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from keepline.errors import ConfigError
-from keepline.stream.calendar import Span
-from keepline.stream.lag import LagMeter
+from keepline.stream.expectation import Expectation, Ladder, Step
 from keepline.stream.port import Topic
-from keepline.stream.subscriptions import Ident, ident_of
+from keepline.stream.standing import Ident, ident_of
 
 __all__ = ["Finding", "Health", "HealthStatus", "HealthWatch", "Ladder", "Step"]
 
 
 class HealthStatus(StrEnum):
-    """Contract: what a bot sees of a stream."""
+    """How far a stream can be trusted."""
 
     HEALTHY = "healthy"
+    """every topic is confirmed, and fresh where data is expected"""
     DEGRADED = "degraded"
+    """a part is missing, late or in doubt: the reasons say which"""
     UNHEALTHY = "unhealthy"
-
-
-class Step(StrEnum):
-    """What a check found, or asks for."""
-
-    STALE = "stale"
-    """the topics are older than their cadence allows: tell the bots"""
-    FRESH = "fresh"
-    """data of the topics is back, or their session has closed: tell the bots"""
-    PROBE = "probe"
-    """ask the venue something that it must answer, then call `probed`"""
-    RESUBSCRIBE = "resubscribe"
-    """give the topics back and ask anew on the same connection; where that is impossible, reconnect"""
-    RECONNECT = "reconnect"
-    """make a new connection"""
-    ALARM = "alarm"
-    """nothing helped: a person must look"""
+    """there is no connection, or nothing that is expected arrives"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,58 +51,23 @@ class Health:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
-    """How far to go, and when, in seconds after a topic went stale.
-
-    Attributes:
-        probe: before the venue is asked whether it is there.
-        resubscribe: before the topic is asked for anew.
-        reconnect: before a new connection is made.
-        rounds: reconnects without data of the topic before the alarm.
-        again: seconds between further rounds after the alarm; each raises it again.
-    """
-
-    probe: float = 0.0
-    resubscribe: float = 15.0
-    reconnect: float = 45.0
-    rounds: int = 3
-    again: float = 900.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probe <= self.resubscribe <= self.reconnect < float("inf"):
-            raise ConfigError(
-                f"the steps must follow each other: 0 <= probe <= resubscribe <= reconnect, not {self}",
-                key="ladder",
-            )
-        if self.rounds < 1 or not 0 < self.again < float("inf"):
-            raise ConfigError(f"needs rounds >= 1 and again > 0, not {self}", key="ladder")
-
-
-_RUNGS = (Step.PROBE, Step.RESUBSCRIBE, Step.RECONNECT)
-
-
-@dataclass(slots=True)
-class _Watch:
-    """One topic's expectation."""
-
-    topic: Topic
-    confirmed_at: float | None = None
-    last_data: float | None = None  # over all connections
-    heard_at: float | None = None  # data on this connection
-    stale_since: float | None = None
-    rung: int = 0
-    fruitless: int = 0  # rounds of the ladder without data
-    alarmed_at: float | None = None
-    asked_at: float | None = None
-    span: Span | None = None
-    lag: LagMeter = field(default_factory=LagMeter)
+_Reason = tuple[HealthStatus, str]
+_WORST = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED, HealthStatus.HEALTHY)
 
 
 class HealthWatch:
     """The health of one stream over all its connections.
 
     The face calls `check` when `deadline` comes, and does what the findings say.
+
+    Example:
+        >>> watch = HealthWatch()
+        >>> quotes = Topic("GatewayQuote", key="MNQ", cadence=120.0)
+        >>> watch.watch(quotes)
+        >>> watch.connected(0.0)
+        >>> watch.confirmed(quotes, 0.0)
+        >>> [finding.step.value for finding in watch.check(120.0, datetime(2026, 1, 5, 15, tzinfo=UTC))]
+        ['stale', 'probe']
     """
 
     def __init__(
@@ -128,73 +76,73 @@ class HealthWatch:
         heartbeat: float = 30.0,
         stale_after: float = 120.0,
         lag_limit: float = 5.0,
-        ladder: Ladder = Ladder(),
+        probe_timeout: float = 15.0,
+        ladder: Ladder = Ladder(),  # noqa: B008 - frozen
     ) -> None:
         """
         Args:
             heartbeat: seconds between checks at most.
-            stale_after: seconds of silence after which a topic that may be silent is asked about; how old the data of
-                any topic may be, venue time against arrival.
+            stale_after: seconds of silence after which a topic that may be silent is asked about, and the age (venue
+                time against arrival) at which data of any topic is stale on arrival.
             lag_limit: seconds by which events may come late before the stream counts as degraded.
+            probe_timeout: seconds in which a probe must be answered (`probed`).
             ladder: what is done about a stale topic, and when.
 
         Raises:
             ConfigError: a number that is not positive.
         """
-        for key, value in (
-            ("heartbeat", heartbeat),
-            ("stale_after", stale_after),
-            ("lag_limit", lag_limit),
-        ):
+        for key, value in (("heartbeat", heartbeat), ("stale_after", stale_after),
+                           ("lag_limit", lag_limit), ("probe_timeout", probe_timeout)):  # fmt: skip
             if not 0 < value < float("inf"):
                 raise ConfigError(f"a number of seconds above 0, not {value!r}", key=key)
         self._heartbeat = heartbeat
         self._stale_after = stale_after
         self._lag_limit = lag_limit
+        self._probe_timeout = probe_timeout
         self._ladder = ladder
-        self._watches: dict[Ident, _Watch] = {}
+        self._topics: dict[Ident, Expectation] = {}
         self._connected = False
-        self._probe_asked = False
-        self._notes: dict[str, tuple[HealthStatus, str]] = {}
-        self._checked_at: float | None = None
+        self._probed_at: float | None = None  # a probe is under way since then
+        self._probe_error: str | None = None
+        self._dead_rounds = 0
+        self._notes: dict[str, _Reason] = {}
         self.note("connection", "not connected yet", status=HealthStatus.UNHEALTHY)
 
     # --- facts ---
 
-    def watch(self, topic: Topic) -> None:
-        """A topic is wanted; nothing is expected of it before `confirmed`."""
-        self._watches.setdefault(ident_of(topic), _Watch(topic))
+    def watch(self, topic: Topic, now: float | None = None) -> None:
+        """A topic is wanted (blind since `now`); nothing is expected of it before `confirmed`."""
+        ident = ident_of(topic)
+        if ident not in self._topics:
+            self._topics[ident] = Expectation(
+                topic, stale_after=self._stale_after, ladder=self._ladder, now=now
+            )
 
     def unwatch(self, topic: Topic) -> None:
         """Nobody wants the topic any more."""
-        self._watches.pop(ident_of(topic), None)
+        self._topics.pop(ident_of(topic), None)
 
     def connected(self, now: float) -> None:
-        """A full connection is open: each topic's expectation starts at its confirmation."""
-        self._connected = True
-        self._begin(now)
+        """A full connection is open: each topic's wait starts at its confirmation."""
+        self._begin(now, connected=True)
         self.clear("connection")
 
     def disconnected(self, now: float, reason: str) -> None:
         """The connection is gone, in words that people read."""
-        self._connected = False
-        self._begin(now)
+        self._begin(now, connected=False)
         self.note("connection", reason or "not connected", status=HealthStatus.UNHEALTHY)
 
-    def _begin(self, now: float) -> None:
-        self._probe_asked = False
-        self.clear("probe")
-        self._checked_at = now
-        for watch in self._watches.values():
-            watch.confirmed_at = watch.heard_at = watch.asked_at = None
-            watch.stale_since, watch.rung = None, 0
-            watch.lag.reset()
+    def _begin(self, now: float, *, connected: bool) -> None:
+        self._connected = connected
+        self._probed_at = self._probe_error = None
+        for one in self._topics.values():
+            one.begin(now)
 
     def confirmed(self, topic: Topic, now: float) -> None:
         """The venue confirmed a subscription: data is expected from now on."""
-        watch = self._watches.get(ident_of(topic))
-        if watch is not None and watch.confirmed_at is None:
-            watch.confirmed_at = now
+        one = self._topics.get(ident_of(topic))
+        if one is not None:
+            one.confirm(now)
 
     def data(self, ident: Ident, now: float, venue_at: float | None = None) -> bool:
         """Data of a topic arrived: cheap, for every message.
@@ -207,32 +155,17 @@ class HealthWatch:
         Returns:
             True when the topic was stale until now and is fresh again.
         """
-        watch = self._watches.get(ident)
-        if watch is None:
-            return False
-        watch.last_data = watch.heard_at = now
-        if venue_at is not None:
-            watch.lag.saw(now, venue_at)
-        if watch.stale_since is None:
-            if watch.fruitless:
-                watch.fruitless, watch.alarmed_at = 0, None
-            return False
-        return self._refresh(watch)
-
-    def _refresh(self, watch: _Watch) -> bool:
-        if watch.lag.value >= self._stale_after:
-            return False  # it flows, and it flows too late
-        watch.stale_since, watch.rung = None, 0
-        watch.fruitless, watch.alarmed_at = 0, None
-        return True
+        one = self._topics.get(ident)
+        return one is not None and one.hear(now, venue_at)
 
     def probed(self, now: float, error: str | None = None) -> None:
         """A probe was answered, or failed in the words given. An answer is life, not freshness."""
-        self._probe_asked = False
+        if self._probed_at is None or now < self._probed_at:
+            return  # of an earlier connection
+        self._probed_at = None
+        self._probe_error = error
         if error is None:
-            self.clear("probe")
-        else:
-            self.note("probe", f"the venue does not answer a probe: {error}")
+            self._dead_rounds = 0
 
     def note(self, name: str, text: str, *, status: HealthStatus = HealthStatus.DEGRADED) -> None:
         """Hold a reason of somebody else's (`overflow`, `reconciling`, …) until `clear` of the same name."""
@@ -252,192 +185,133 @@ class HealthWatch:
             wall: the same moment on the wall clock (aware): sessions live there.
 
         Returns:
-            What is new since the last check; at most one finding of each step.
+            What is new since the last check, at most one finding of each step; nothing while disconnected.
         """
-        self._checked_at = now
-        found: dict[Step, list[tuple[Topic, str]]] = {}
-        if self._connected:
-            for watch in self._watches.values():
-                for step, reason in self._judge(watch, now, wall):
-                    found.setdefault(step, []).append((watch.topic, reason))
-            self._judge_probe(found)
+        if not self._connected:
+            return []
+        found: dict[Step, list[tuple[Topic | None, str]]] = {}
+        for one in self._topics.values():
+            for step, reason in one.judge(now, wall, lambda one=one: self._others_flow(one)):  # type: ignore[misc]
+                found.setdefault(step, []).append((one.topic, reason))
+        for step, reason in self._judge_probe(now):
+            found.setdefault(step, []).append((None, reason))
+        self._leave_out(found, now)
         return [_finding(step, found[step]) for step in Step if step in found]
 
-    def _judge(self, watch: _Watch, now: float, wall: datetime) -> Iterator[tuple[Step, str]]:
-        if watch.confirmed_at is None:
-            return
-        anchor = wall.timestamp() - now
-        watch.lag.judge(anchor)
-        since = self._expected_since(watch, now, wall)
-        if since is None:
-            if watch.stale_since is not None:
-                watch.stale_since, watch.rung = None, 0
-                yield Step.FRESH, "the session is closed"
-            return
-        if watch.topic.cadence is None:
-            yield from self._ask(watch, since, now)
-            return
-        limit_at = since + watch.topic.cadence
-        late = watch.lag.value >= self._stale_after
-        if watch.stale_since is None:
-            if now < limit_at and not late:
-                return
-            watch.stale_since = now if late and now < limit_at else limit_at
-            watch.rung = 0
-            yield Step.STALE, self._complaint(watch, since, now)
-        elif now < limit_at and not late:
-            self._refresh(watch)
-            yield Step.FRESH, "data is in time again"
-            return
-        yield from self._climb(watch, since, now)
-
-    def _expected_since(self, watch: _Watch, now: float, wall: datetime) -> float | None:
-        """When the wait for the next data began; None while the session is closed."""
-        assert watch.confirmed_at is not None
-        since = max(watch.confirmed_at, watch.heard_at or watch.confirmed_at)
-        calendar = watch.topic.session
-        if calendar is None:
-            return since
-        if watch.span is None or wall not in watch.span:
-            watch.span = calendar.span(wall)
-        if not watch.span.is_open:
-            return None
-        return max(since, now - (wall - watch.span.start).total_seconds())
-
-    def _ask(self, watch: _Watch, since: float, now: float) -> Iterator[tuple[Step, str]]:
-        """What may be silent is asked about now and then."""
-        last = max(since, watch.asked_at or since)
-        if now >= last + self._stale_after:
-            watch.asked_at = now
-            yield Step.PROBE, f"silent for {now - since:.0f} s, which may be normal"
-
-    def _climb(self, watch: _Watch, since: float, now: float) -> Iterator[tuple[Step, str]]:
-        """The next rungs of the ladder that are due."""
-        assert watch.stale_since is not None
-        if watch.rung >= len(_RUNGS):
-            return
-        reason = self._complaint(watch, since, now)
-        while watch.rung < len(_RUNGS) and now >= self._rung_at(watch):
-            step = _RUNGS[watch.rung]
-            watch.rung += 1
-            if step is Step.RECONNECT:
-                yield from self._round(watch, now, reason)
-            else:
-                yield step, reason
-
-    def _rung_at(self, watch: _Watch) -> float:
-        assert watch.stale_since is not None
-        ladder = self._ladder
-        times = (ladder.probe, ladder.resubscribe, ladder.reconnect)
-        at = watch.stale_since + times[watch.rung]
-        if watch.alarmed_at is not None:
-            at = max(at, watch.alarmed_at + ladder.again)
-        return at
-
-    def _round(self, watch: _Watch, now: float, reason: str) -> Iterator[tuple[Step, str]]:
-        """The top of the ladder: a new connection, and an alarm when the earlier ones were fruitless."""
-        others_flow = self._others_flow(watch, now)
-        watch.fruitless += 1
-        if watch.fruitless > (1 if others_flow else self._ladder.rounds):
-            watch.alarmed_at = now
-            yield Step.ALARM, f"{reason}; {watch.fruitless - 1} new connections brought nothing"
-        if others_flow and watch.fruitless > 1:
-            watch.rung = (
-                1  # a new connection would blind the others: only this topic is asked for, later
-            )
-        else:
-            yield Step.RECONNECT, reason
-
-    def _others_flow(self, watch: _Watch, now: float) -> bool:
+    def _others_flow(self, one: Expectation) -> bool:
         return any(
-            other.stale_since is None and other.heard_at is not None
-            for other in self._watches.values()
-            if other is not watch and other.topic.cadence is not None
+            other.is_expected and other.is_seen
+            for other in self._topics.values()
+            if other is not one
         )
 
-    def _judge_probe(self, found: dict[Step, list[tuple[Topic, str]]]) -> None:
-        if Step.PROBE in found:
-            if self._probe_asked:
-                del found[Step.PROBE]
-            self._probe_asked = True
+    def _judge_probe(self, now: float) -> Iterator[tuple[Step, str]]:
+        """A probe without an answer means that nobody is there: only a new connection helps."""
+        if any(one.heard_at is not None for one in self._topics.values()):
+            self._dead_rounds = 0
+        if self._probed_at is not None and now >= self._probed_at + self._probe_timeout:
+            self._probed_at = None
+            self._probe_error = f"no answer in {self._probe_timeout:g} s"
+        if self._probe_error is None:
+            return
+        reason = f"a probe failed: {self._probe_error}"
+        self._probe_error = None
+        if self._dead_rounds >= self._ladder.rounds:
+            yield Step.ALARM, f"{reason}; so it did on {self._dead_rounds} connections before"
+        self._dead_rounds += 1
+        yield Step.RECONNECT, reason
 
-    def _complaint(self, watch: _Watch, since: float, now: float) -> str:
-        limit = watch.topic.cadence
-        if watch.lag.value >= self._stale_after:
-            return f"{watch.topic.name}: events come {watch.lag.value:.0f} s after their time at the venue"
-        return f"{watch.topic.name}: no data for {now - since:.0f} s, expected every {limit:g} s"
+    def _leave_out(self, found: dict[Step, list[tuple[Topic | None, str]]], now: float) -> None:
+        """A new connection makes smaller steps needless; one probe at a time is enough."""
+        if Step.RECONNECT in found:
+            found.pop(Step.PROBE, None)
+            found.pop(Step.RESUBSCRIBE, None)
+        elif Step.PROBE in found:
+            if self._probed_at is None:
+                self._probed_at = now
+            else:
+                del found[Step.PROBE]
 
     def deadline(self, now: float, wall: datetime) -> float:
         """When to call `check` next (boottime seconds): a heartbeat from now at most."""
         at = now + self._heartbeat
         if self._connected:
-            for watch in self._watches.values():
-                at = min(at, self._due_at(watch, now, wall))
-        return max(at, now)
-
-    def _due_at(self, watch: _Watch, now: float, wall: datetime) -> float:
-        if watch.confirmed_at is None:
-            return float("inf")
-        since = self._expected_since(watch, now, wall)
-        if since is None:
-            return float("inf")
-        if watch.topic.cadence is None:
-            return max(since, watch.asked_at or since) + self._stale_after
-        if watch.stale_since is None:
-            return since + watch.topic.cadence
-        return self._rung_at(watch) if watch.rung < len(_RUNGS) else float("inf")
+            at = min((one.due_at(now, wall) for one in self._topics.values()), default=at)
+            if self._probed_at is not None:
+                at = min(at, self._probed_at + self._probe_timeout)
+        return max(min(at, now + self._heartbeat), now)
 
     # --- where things stand ---
 
     @property
     def health(self) -> Health:
         """Status and reasons as of the last facts and checks."""
-        reasons = sorted(self._reasons(), key=lambda pair: _WORST.index(pair[0]))
+        reasons = sorted(self._reasons(), key=lambda reason: _WORST.index(reason[0]))
         if not reasons:
             return Health(HealthStatus.HEALTHY)
         return Health(reasons[0][0], tuple(text for _, text in reasons))
 
-    def _reasons(self) -> Iterator[tuple[HealthStatus, str]]:
+    def _reasons(self) -> Iterator[_Reason]:
         yield from self._notes.values()
-        stale = [watch for watch in self._watches.values() if watch.stale_since is not None]
-        expected = [
-            watch
-            for watch in self._watches.values()
-            if watch.topic.cadence is not None and watch.confirmed_at is not None
-            and (watch.span is None or watch.span.is_open)
-        ]  # fmt: skip
-        all_stale = bool(stale) and len(stale) == len(expected)
-        for watch in stale:
-            worse = all_stale or watch.alarmed_at is not None
-            status = HealthStatus.UNHEALTHY if worse else HealthStatus.DEGRADED
-            yield status, f"{watch.topic.name} is stale"
-        for watch in self._watches.values():
-            if watch.stale_since is None and watch.lag.value >= self._lag_limit:
-                yield HealthStatus.DEGRADED, f"{watch.topic.name}: {watch.lag.words}"
+        if not self._connected:
+            return
+        topics = list(self._topics.values())
+        yield from self._stale_reasons(topics)
+        for one in topics:
+            if one.stale_since is None and one.lag.value >= self._lag_limit:
+                yield HealthStatus.DEGRADED, f"{one.topic.name}: {one.lag.words}"
+        if names := [one.topic.name for one in topics if one.confirmed_at is None]:
+            yield HealthStatus.DEGRADED, f"not confirmed: {_listed(names)}"
+        waiting = [one for one in topics if one.is_expected and one.heard_at is None]
+        if names := [one.topic.name for one in waiting if one.stale_since is None]:
+            yield HealthStatus.DEGRADED, f"no data yet on this connection: {_listed(names)}"
+
+    def _stale_reasons(self, topics: Sequence[Expectation]) -> Iterator[_Reason]:
+        stale = [one for one in topics if one.stale_since is not None]
+        if not stale:
+            return
+        nothing_else = not any(one.is_expected and one.stale_since is None for one in topics)
+        status = HealthStatus.UNHEALTHY if nothing_else else HealthStatus.DEGRADED
+        yield status, f"stale: {_listed([one.topic.name for one in stale])}"
+        if alarmed := [one.topic.name for one in stale if one.alarmed_at is not None]:
+            yield HealthStatus.UNHEALTHY, f"nothing helped so far: {_listed(alarmed)}"
 
     def is_stale(self, topic: Topic) -> bool:
         """Whether a topic's data is older than its cadence allows, as of the last check."""
-        watch = self._watches.get(ident_of(topic))
-        return watch is not None and watch.stale_since is not None
+        one = self._topics.get(ident_of(topic))
+        return one is not None and one.stale_since is not None
+
+    def sees(self, topic: Topic) -> bool:
+        """Whether a topic is confirmed on this connection, not stale, and heard of where data is expected."""
+        one = self._topics.get(ident_of(topic))
+        return self._connected and one is not None and one.is_seen
+
+    def blind_since(self, topic: Topic) -> float | None:
+        """From when on a topic cannot be trusted (boottime seconds): its last data before it went stale, or the loss of
+        the connection; None while it can, and for an unknown topic."""
+        one = self._topics.get(ident_of(topic))
+        return None if one is None else one.blind_since
 
     def last_data(self, topic: Topic) -> float | None:
         """When data of a topic last arrived (boottime seconds), over all connections; None when never."""
-        watch = self._watches.get(ident_of(topic))
-        return None if watch is None else watch.last_data
+        one = self._topics.get(ident_of(topic))
+        return None if one is None else one.last_data
 
     def lag(self, topic: Topic) -> float:
         """Seconds by which the topic's freshest events came late, as of the last check."""
-        watch = self._watches.get(ident_of(topic))
-        return 0.0 if watch is None else watch.lag.value
+        one = self._topics.get(ident_of(topic))
+        return 0.0 if one is None else one.lag.value
 
     def __repr__(self) -> str:
-        return f"<HealthWatch {self.health.status}, {len(self._watches)} topics>"
+        return f"<HealthWatch {self.health.status}, {len(self._topics)} topics>"
 
 
-_WORST = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED, HealthStatus.HEALTHY)
+def _finding(step: Step, pairs: Sequence[tuple[Topic | None, str]]) -> Finding:
+    topics = tuple(topic for topic, _ in pairs if topic is not None)
+    more = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
+    return Finding(step, topics, pairs[0][1] + more)
 
 
-def _finding(step: Step, pairs: Iterable[tuple[Topic, str]]) -> Finding:
-    topics, reasons = zip(*pairs, strict=True)
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return Finding(step, tuple(topics), reasons[0] + more)
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

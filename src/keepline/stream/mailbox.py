@@ -104,10 +104,15 @@ class Mailbox:
 
     def relieved(self) -> int:
         """Ends an overflow once half of the queue is free: how many items it refused, 0 when it goes on."""
-        if not self.missing or len(self._queue) > self.limit // 2:
+        if not self.has_room_again:
             return 0
         missing, self.missing = self.missing, 0
         return missing
+
+    @property
+    def has_room_again(self) -> bool:
+        """Whether an overflow goes on that may end now."""
+        return self.missing > 0 and len(self._queue) <= self.limit // 2
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._items)
