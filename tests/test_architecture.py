@@ -118,7 +118,7 @@ DECIDERS = {
     "sandbox/streamer_session.py",
     "sandbox/venue.py",
     "stream/calendar.py",
-    "stream/dialing.py",
+    "stream/dial_budget.py",
     "stream/expectation.py",
     "stream/faults.py",
     "stream/health.py",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from keepline.errors import ConfigError
 from keepline.resilience.backoff import Backoff
-from keepline.stream.dialing import DialLimiter
+from keepline.stream.dial_budget import DialLimiter
 from keepline.stream.faults import (
     LONGEST_RETRY_AFTER,
     RULES,
