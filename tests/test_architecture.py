@@ -87,6 +87,7 @@ DECIDERS = {
     "relay/local_wire.py",
     "relay/message.py",
     "relay/wire.py",
+    "stream/overlap.py",
     "stream/view.py",
     "stream/snapshot.py",
     "stream/comparison.py",

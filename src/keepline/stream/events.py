@@ -3,12 +3,14 @@
 Invariants: an event is a value; its reason is for people and never holds a secret.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 
-__all__ = ["STATE_NUMBERS", "ConnectionState", "EventKind", "StreamEvent"]
+__all__ = ["STATE_NUMBERS", "ConnectionState", "EventKind", "StreamEvent", "StreamMessage"]
 
 
 class ConnectionState(StrEnum):
@@ -62,3 +64,19 @@ class StreamEvent(Struct, frozen=True):
     channel: str = ""
     key: str = ""
     reason: str = ""
+
+
+class StreamMessage(Struct, frozen=True):
+    """One message of a broker, as an event router gets it.
+
+    Attributes:
+        stream: the stream's name.
+        channel: the name under which it arrived.
+        arguments: what it carries.
+        received_at: arrival, boottime seconds.
+    """
+
+    stream: str
+    channel: str
+    arguments: Sequence[Any]
+    received_at: float

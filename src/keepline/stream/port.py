@@ -24,6 +24,7 @@ __all__ = [
     "Lost",
     "Opened",
     "Policy",
+    "Reconciling",
     "Settled",
     "Sink",
     "StreamWire",
@@ -117,6 +118,26 @@ class Link(Protocol):
 
     async def closed(self) -> Lost:
         """Return once the connection has ended, whoever ended it."""
+        ...
+
+
+class Reconciling(Protocol):
+    """What makes the known right again after an interruption; it keeps the events that come meanwhile by itself."""
+
+    def begin(self) -> None:
+        """A connection is up, or something may have been missed on it: what arrives from now on is to be kept."""
+        ...
+
+    async def reconcile(self) -> None:
+        """Ask for what was missed, apply it, then what was kept.
+
+        Raises:
+            Exception: a query failed: it is called again, and until it returns the stream is not live.
+        """
+        ...
+
+    def lost(self) -> None:
+        """The connection is gone: what is known is the past."""
         ...
 
 

@@ -1,0 +1,509 @@
+"""Keeps one stream connected and says what may be believed of it: the face that does what the deciders say.
+
+Invariants: one task and one timer for a stream; a message arms no timer and wakes nobody but for the first of a
+topic; a topic that is wanted outlives every connection; nothing is live while a request, a reconciliation or the data
+it needs is missing; whoever stops waiting, no link is left open behind.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from keepline import telemetry
+from keepline.clock import Clock
+from keepline.errors import APIError, ConfigError, PermanentError, TransientError
+from keepline.stream.carrier import Carrier
+from keepline.stream.events import ConnectionState, EventKind
+from keepline.stream.health import Finding, HealthWatch, Step
+from keepline.stream.port import Link, Topic
+from keepline.stream.redial import DialLimiter, Fault, Plan, Redial, fault_of_error, fault_of_lost
+from keepline.stream.replacement import Replacement
+from keepline.stream.rounds import Rounds
+from keepline.stream.settings import StreamSettings
+from keepline.stream.subscriptions import Action, Command, Phase, Registry
+from keepline.stream.tokens import StreamTokens
+
+__all__ = ["Keeper", "Told"]
+
+log = logging.getLogger("keepline.stream")
+
+RECONNECTS = telemetry.REGISTRY.counter(
+    "stream_reconnects_total",
+    "Connections of a stream that ended or failed, by why.",
+    "stream",
+    "reason",
+)
+
+Told: TypeAlias = Callable[[EventKind, Topic | None, str], None]
+"""Gets what a bot should know: what happened, to which topic (None for the stream), and why."""
+
+
+class End(NamedTuple):
+    """Why a connection is given up."""
+
+    fault: Fault
+    words: str
+    error: APIError | None = None
+
+
+class Keeper:
+    """The life of one stream, from connecting to stopping.
+
+    Args:
+        factory: makes a link for each attempt.
+        name: of the stream.
+        settings: what is done when.
+        registry: what is wanted.
+        watch: how fresh it is.
+        rounds: what is done about what was missed.
+        tokens: told when a token was refused; None when the links know no token.
+        limiter: how often the process may dial.
+        clock: time and chance.
+        tell: gets what a bot should know.
+        deliver: gets each message once, as it arrives: epoch, channel, arguments, arrival.
+        forward: gets what was kept back for a reconciliation: channel, arguments, arrival.
+
+    Attributes:
+        state: of the connection.
+        reason: why it is in that state, "" when there is nothing to say.
+        error: what ended it for good, None while it has not.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Link],
+        *,
+        name: str,
+        settings: StreamSettings,
+        registry: Registry,
+        watch: HealthWatch,
+        rounds: Rounds,
+        tokens: StreamTokens | None,
+        limiter: DialLimiter,
+        clock: Clock,
+        tell: Told,
+        deliver: Callable[[int, str, Sequence[Any], float], None],
+        forward: Callable[[str, Sequence[Any], float], None],
+    ) -> None:
+        self._factory = factory
+        self._name = name
+        self._settings = settings
+        self._registry = registry
+        self._watch = watch
+        self._rounds = rounds
+        self._tokens = tokens
+        self._limiter = limiter
+        self._clock = clock
+        self._tell = tell
+        self._deliver = deliver
+        self._forward = forward
+        self._redial = Redial(
+            settings.backoff,
+            jitter=settings.jitter,
+            min_life=settings.min_life,
+            attempts=settings.attempts,
+        )
+        self._carrier: Carrier | None = None
+        self._replacement: Replacement | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._round: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._giving_up: End | None = None
+        self._renewal = ""
+        self._renew_at = 0.0
+        self._live = False
+        self._alarmed = False
+        self.state = ConnectionState.DISCONNECTED
+        self.reason = ""
+        self.error: APIError | None = None
+
+    # --- what others ask ---
+
+    @property
+    def carrier(self) -> Carrier | None:
+        """The connection that is up, None when none is."""
+        up = self.state is ConnectionState.CONNECTED
+        return self._carrier if up else None
+
+    @property
+    def epoch(self) -> int:
+        """The number of the connection that is up, 0 when none is."""
+        return 0 if (carrier := self.carrier) is None else carrier.epoch
+
+    def wake(self) -> None:
+        """Something has changed: look now instead of at the next deadline."""
+        self._wake.set()
+
+    def renew(self, reason: str) -> None:
+        """Take a new connection in the place of this one, without a gap where the broker allows two."""
+        self._renewal, self._renew_at = reason, 0.0
+        self.wake()
+
+    def give_up(self, fault: Fault, words: str) -> None:
+        """Drop the connection and make a new one."""
+        self._giving_up = End(fault, words)
+        self.wake()
+
+    def proof_of_life(self) -> None:
+        """Data came: the backoff may be earned back."""
+        self._redial.data()
+
+    def blind(self, topics: Sequence[Topic]) -> list[str]:
+        """Why these topics do not show the present, empty when they do."""
+        if (carrier := self.carrier) is None or carrier.lost is not None:
+            return [f"{self.state.value}{': ' + self.reason if self.reason else ''}"]
+        reasons = []
+        if self._rounds.pending:
+            why = self._rounds.failure or self._rounds.due
+            reasons.append(f"reconciling{': ' + why if why else ''}")
+        return [*reasons, *filter(None, (self._blind(topic, carrier) for topic in topics))]
+
+    def _blind(self, topic: Topic, carrier: Carrier) -> str:
+        phase = self._registry.phase(topic, carrier.epoch)
+        if phase not in (Phase.CONFIRMED, Phase.FIRST_DATA):
+            return f"{topic.name} is not confirmed" if topic.subscribe else ""
+        if self._watch.is_stale(topic):
+            return f"{topic.name} is stale"
+        if topic.cadence is None or phase is Phase.FIRST_DATA:
+            return ""
+        is_open = topic.session is None or topic.session.is_open(self._clock.wall())
+        return f"{topic.name} has brought nothing yet" if is_open else ""
+
+    # --- the life ---
+
+    async def run(self) -> None:
+        """Connect, look after it, connect again; returns when it has FAILED, ends by being cancelled."""
+        self._redial.reset()
+        self.error = None
+        self.state = ConnectionState.CONNECTING
+        try:
+            while (plan := await self._one_connection()).dial:
+                await self._clock.sleep(plan.at - self._clock.boottime())
+        except ConfigError as error:  # nothing that time could heal
+            self._failed(PermanentError(str(error)), str(error))
+        finally:
+            await self._let_go()
+            if self.state is not ConnectionState.FAILED:
+                self.state, self.reason = ConnectionState.DISCONNECTED, ""
+                self._live = False
+                self._rounds.lost()
+                self._watch.disconnected(self._clock.boottime(), "disconnected")
+
+    async def _one_connection(self) -> Plan:
+        end = await self._dial()
+        if end is None:
+            end = await self._serve()
+        was_up = self.state is ConnectionState.CONNECTED
+        plan = self._plan(end)
+        if was_up:
+            self._tell(EventKind.LOST, None, plan.reason)
+        await self._let_go()
+        if not plan.dial:
+            self._failed(end.error or TransientError(plan.reason, category="network"), plan.reason)
+        return plan
+
+    async def _dial(self) -> End | None:
+        """Make a connection; why not, or None when it is up."""
+        await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
+        self._giving_up, self._renewal = None, ""
+        self._redial.dialing(self._clock.boottime())
+        self._rounds.connecting()
+        self._carrier = carrier = self._new_carrier()
+        try:
+            await carrier.open(self._settings.attempt_timeout)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if not isinstance(error, APIError):
+                telemetry.event(
+                    log,
+                    logging.WARNING,
+                    "Stream connect failed",
+                    stream=self._name,
+                    reason=str(error),
+                )
+            known = error if isinstance(error, APIError) else None
+            return End(fault_of_error(error), str(error) or type(error).__name__, known)
+        self._is_up()
+        return None
+
+    def _is_up(self) -> None:
+        now = self._clock.boottime()
+        self._redial.opened(now)
+        self._watch.connected(now)
+        self.state, self.reason = ConnectionState.CONNECTED, ""
+        self._tell(EventKind.CONNECTED, None, "")
+
+    def _plan(self, end: End) -> Plan:
+        now = self._clock.boottime()
+        plan = self._redial.lost(
+            now,
+            end.fault,
+            retry_after=None if end.error is None else end.error.retry_after,
+            words=end.words,
+            chance=self._clock.chance(),
+        )
+        RECONNECTS.inc(self._name, end.fault.value)
+        telemetry.event(
+            log, logging.WARNING, "Stream lost", stream=self._name, reason=plan.reason,
+            attempt=plan.attempt, next_seconds=round(plan.delay, 3) if plan.dial else None,
+        )  # fmt: skip
+        if plan.newer_token and self._tokens is not None:
+            self._tokens.refused()
+        self._watch.disconnected(now, plan.reason)
+        self._rounds.lost()
+        self._live = False
+        if self.state is ConnectionState.CONNECTED:
+            self.state = ConnectionState.RECONNECTING
+        self.reason = plan.reason
+        if plan.alarm and not self._alarmed:
+            self._alarmed = True
+            self._tell(EventKind.ALARM, None, plan.reason)
+        return plan
+
+    def _failed(self, error: APIError, reason: str) -> None:
+        self.state, self.reason, self.error = ConnectionState.FAILED, reason, error
+        self._tell(EventKind.LOST, None, reason)
+
+    async def _let_go(self) -> None:
+        """Close what is open and end what runs."""
+        tasks, self._tasks, self._round = self._tasks, set(), None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        carriers = [self._carrier]
+        if self._replacement is not None:
+            carriers.append(self._replacement.carrier)
+        for carrier in carriers:
+            if carrier is not None:
+                await carrier.close()
+        # not before: who is cancelled on the way comes here again
+        self._carrier = self._replacement = None
+
+    # --- while it is up ---
+
+    async def _serve(self) -> End:
+        while True:
+            carrier = self._carrier
+            assert carrier is not None
+            end = self._ended(carrier) or self._giving_up or self._check_health(carrier)
+            if end is not None:
+                return end
+            self._pump(carrier)
+            self._see_to_rounds(carrier)
+            self._see_to_renewal()
+            self._judge()
+            await self._rest()
+
+    def _ended(self, carrier: Carrier) -> End | None:
+        if (lost := carrier.lost) is not None:
+            fault = fault_of_lost(lost.reason, allow_reconnect=lost.allow_reconnect)
+            return End(fault, lost.error or "")
+        if (hopeless := self._registry.hopeless(carrier.epoch)) is not None:
+            return End(Fault.STALE, hopeless)
+        return None
+
+    def _pump(self, carrier: Carrier) -> None:
+        carrier.pump()
+        if self._replacement is not None and self._replacement.is_filling:
+            self._replacement.carrier.pump()
+
+    def _judge(self) -> None:
+        if self.blind(self._registry.wanted):
+            self._live = False
+        elif not self._live:
+            self._live, self._alarmed = True, False
+            self._tell(EventKind.LIVE, None, "")
+
+    async def _rest(self) -> None:
+        """Until something happens or a deadline comes."""
+        now, wall = self._clock.boottime(), self._clock.wall()
+        at = self._watch.deadline(now, wall)
+        if (retry := self._registry.deadline()) is not None:
+            at = min(at, retry)
+        if self._renewal and self._renew_at > now:
+            at = min(at, self._renew_at)
+        timer = asyncio.ensure_future(self._clock.sleep(at - now))
+        timer.add_done_callback(lambda _: self._wake.set())
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    # --- health ---
+
+    def _check_health(self, carrier: Carrier) -> End | None:
+        end = None
+        for finding in self._watch.check(self._clock.boottime(), self._clock.wall()):
+            end = self._act(finding, carrier) or end
+        return end
+
+    def _act(self, finding: Finding, carrier: Carrier) -> End | None:
+        match finding.step:
+            case Step.STALE:
+                for topic in finding.topics:
+                    self._tell(EventKind.STALE, topic, finding.reason)
+            case Step.FRESH:
+                for topic in finding.topics:
+                    self._tell(EventKind.LIVE, topic, finding.reason)
+            case Step.PROBE:
+                self._spawn(self._probe(carrier))
+            case Step.RESUBSCRIBE:
+                # a topic that cannot be given back waits for the next rung
+                for topic in finding.topics:
+                    self._registry.resubscribe(topic)
+            case Step.ALARM:
+                self._tell(
+                    EventKind.ALARM, finding.topics[0] if finding.topics else None, finding.reason
+                )
+            case Step.RECONNECT:
+                return End(Fault.STALE, finding.reason)
+        return None
+
+    async def _probe(self, carrier: Carrier) -> None:
+        answered = await carrier.probe()
+        now = self._clock.boottime()
+        if answered:
+            self._watch.probed(now)
+            self._redial.data()
+        else:
+            self._watch.probed(now, "no answer in time")
+            if carrier is self._carrier:
+                self.give_up(Fault.STALE, "the venue did not answer a probe")
+
+    # --- reconciliation ---
+
+    def _see_to_rounds(self, carrier: Carrier) -> None:
+        if not self._rounds.due or self._rounds.running or self._round is not None:
+            return
+        there = (Phase.CONFIRMED, Phase.FIRST_DATA)
+        for topic in self._registry.wanted:  # a snapshot must be younger than the subscriptions
+            if topic.policy == "never" and self._registry.phase(topic, carrier.epoch) not in there:
+                return
+        self._tell(EventKind.RECONCILING, None, self._rounds.due)
+        self._round = self._spawn(self._reconcile())
+
+    async def _reconcile(self) -> None:
+        await self._rounds.run()
+        self._round = None
+        for channel, arguments, at in self._rounds.take():
+            self._forward(channel, arguments, at)
+        self.wake()
+
+    # --- a newer connection ---
+
+    def _see_to_renewal(self) -> None:
+        if (
+            not self._renewal
+            or self._replacement is not None
+            or self._clock.boottime() < self._renew_at
+        ):
+            return
+        reason, self._renewal = self._renewal, ""
+        if self._settings.two_connections:
+            self._replacement = Replacement(self._new_carrier(), limit=self._settings.mailbox)
+            self._spawn(self._replace(self._replacement, reason))
+        else:
+            self._giving_up = End(Fault.RENEWAL, reason)
+            self.wake()
+
+    async def _replace(self, replacement: Replacement, reason: str) -> None:
+        """Fill a second connection while the first one goes on, then drop the first."""
+        try:
+            await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
+            await replacement.open(self._settings.attempt_timeout)
+            self.wake()
+            await replacement.filled(self._registry, self._clock, self._settings.attempt_timeout)
+        except Exception as error:
+            await self._renewal_failed(replacement, reason, error)
+            return
+        await self._switch(replacement, reason)
+
+    async def _renewal_failed(
+        self, replacement: Replacement, reason: str, error: Exception
+    ) -> None:
+        telemetry.event(
+            log, logging.WARNING, "Stream renewal failed", stream=self._name, reason=str(error)
+        )
+        if fault_of_error(error) is Fault.UNAUTHORIZED and self._tokens is not None:
+            self._tokens.refused()
+        self._replacement = None
+        self._renewal = self._renewal or reason
+        self._renew_at = self._clock.boottime() + max(self._settings.backoff)
+        self.wake()
+        await replacement.carrier.close()
+
+    async def _switch(self, replacement: Replacement, reason: str) -> None:
+        old, new = self._carrier, replacement.carrier
+        assert old is not None
+        now = self._clock.boottime()
+        self._watch.connected(now)
+        for topic in self._registry.wanted:
+            if self._registry.phase(topic, old.epoch) is Phase.FIRST_DATA:
+                self._registry.data((topic.channel, topic.key), new.epoch)
+            self._watch.confirmed(topic, now)
+        self._carrier = new
+        for channel, arguments, at in replacement.switch():
+            self._deliver(new.epoch, channel, arguments, at)
+        if replacement.overflowed:
+            self._rounds.request("more messages came during the renewal than could be kept")
+        self._redial.dialing(now)
+        self._redial.opened(now)
+        RECONNECTS.inc(self._name, Fault.RENEWAL.value)
+        telemetry.event(log, logging.INFO, "Stream renewed", stream=self._name, reason=reason)
+        self.wake()
+        await old.close()
+        await self._clock.sleep(
+            _GRACE
+        )  # what the old one brought may still be on the new one's way
+        if self._replacement is replacement:
+            self._replacement = None
+
+    # --- what the carriers bring ---
+
+    def _new_carrier(self) -> Carrier:
+        return Carrier(
+            self._factory(),
+            registry=self._registry,
+            clock=self._clock,
+            arrival=self._arrived,
+            answered=self._answered,
+            request_timeout=self._settings.request_timeout,
+            stop_timeout=self._settings.stop_timeout,
+        )
+
+    def _arrived(self, carrier: Carrier, channel: str, arguments: Sequence[Any], at: float) -> None:
+        replacement = self._replacement
+        if replacement is not None and not replacement.passes(carrier, channel, arguments, at):
+            return
+        if carrier is self._carrier:
+            self._deliver(carrier.epoch, channel, arguments, at)
+
+    def _answered(self, carrier: Carrier, command: Command | None) -> None:
+        if self._replacement is not None:
+            self._replacement.wake()
+        if command is not None and carrier is self._carrier and command.action is Action.SUBSCRIBE:
+            self._confirmed(command.topic, carrier)
+        self.wake()
+
+    def _confirmed(self, topic: Topic, carrier: Carrier) -> None:
+        if self._registry.phase(topic, carrier.epoch) is not Phase.CONFIRMED:
+            return
+        self._watch.confirmed(topic, self._clock.boottime())
+        if topic.policy == "never" and not self._rounds.pending:
+            self._rounds.request(f"{topic.name} was subscribed")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def __repr__(self) -> str:
+        return f"<Keeper {self._name} {self.state.value}{' ' + self.reason if self.reason else ''}>"
+
+
+_GRACE = 5.0
+"""Seconds after a renewal in which a late repetition of a message is still recognised."""
