@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import resource
 import stat
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,15 @@ def test_a_stopped_recorder_says_so(tmp_path: Path) -> None:
         recorder.connection("market")
 
 
+async def in_time(clock: ManualClock, work: Coroutine[object, object, int]) -> int:
+    """Let time run while `work`, which also waits for a thread, goes on."""
+    time = asyncio.ensure_future(clock.run_until(lambda: False))
+    try:
+        return await work
+    finally:
+        time.cancel()
+
+
 class TestPlayback:
     async def test_a_session_plays_at_its_own_pace(
         self, recording: Recording, clock: ManualClock
@@ -201,9 +211,8 @@ class TestPlayback:
             heard.append((arguments, at - began))
             assert clock.boottime() == at
 
-        playing = asyncio.ensure_future(Playback(recording, SignalRFrames, clock=clock).run(sink))
-        await clock.run_until(playing.done)
-        assert await playing == 6
+        playback = Playback(recording, SignalRFrames, clock=clock)
+        assert await in_time(clock, playback.run(sink)) == 6
         assert [at for _, at in heard] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
         assert heard[1][0] == ["MNQ", {"lastPrice": 1}]
 
@@ -212,8 +221,7 @@ class TestPlayback:
     ) -> None:
         began = clock.boottime()
         playback = Playback(recording, SignalRFrames, speed=2.0, clock=clock)
-        playing = asyncio.ensure_future(playback.run(lambda *_: None))
-        await clock.run_until(playing.done)
+        await in_time(clock, playback.run(lambda *_: None))
         assert clock.boottime() - began == 3.0
 
     async def test_full_speed_keeps_the_recorded_arrival_times(
