@@ -30,13 +30,13 @@ class Circumstances(NamedTuple):
     """When a snapshot was taken.
 
     Attributes:
-        asked_at: when its first query was sent.
-        now: the time; both on one clock.
+        asked: how many events the stream had told when the first query was sent.
+        now: the time.
         live: whether events are applied as they come; else the stream was away and cannot explain anything later.
         heard: what the stream told since, and is not applied yet.
     """
 
-    asked_at: float
+    asked: int
     now: float
     live: bool
     heard: Iterable[Told] = ()
@@ -74,6 +74,8 @@ class Comparison:
     def __init__(self, view: AccountView, *, guard_seconds: float) -> None:
         self._view = view
         self._guard = guard_seconds
+        self._told = 0
+        self._spoken: dict[_Place, int] = {}
         self._active: dict[_Place, float] = {}
         self._unsure: dict[_Place, _Unsure] = {}
         self._pending: dict[_Key, tuple[float, Discrepancy]] = {}
@@ -85,7 +87,14 @@ class Comparison:
 
     def note(self, event: Told, now: float) -> None:
         """The stream told something, applied or not: nothing is concluded of its place for a while."""
+        self._told += 1
+        self._spoken[_place(event)] = self._told
         self._active[_place(event)] = now
+
+    @property
+    def told(self) -> int:
+        """How many events the stream told so far."""
+        return self._told
 
     def explain(self, event: Told) -> None:
         """An event is applied: what a look had found of it before was no discrepancy."""
@@ -221,14 +230,15 @@ class Comparison:
                 continue  # a bracket that waits for its entry is in no list (ProjectX)
             if self._spoke(_place(order), when):
                 continue  # it may be younger than the snapshot
+            key = (_KIND.MISSING_ORDER, order.account, order.id)
+            if key in self._announced:
+                continue
             if order.entered_at < snapshot.since:
                 oldest = found.further.get(order.account, order.entered_at)
                 found.further[order.account] = min(oldest, order.entered_at)
                 continue
-            key = (_KIND.MISSING_ORDER, order.account, order.id)
-            if key not in self._announced:
-                self._announced.add(key)
-                found.discrepancies.append(Discrepancy(*key, order, None))
+            self._announced.add(key)
+            found.discrepancies.append(Discrepancy(*key, order, None))
 
     # --- fills ---
 
@@ -317,7 +327,7 @@ class Comparison:
 
     def _spoke(self, place: _Place, when: Circumstances) -> bool:
         """Whether the stream told something of a place since the snapshot was asked for."""
-        return self._active.get(place, float("-inf")) >= when.asked_at
+        return self._spoken.get(place, 0) > when.asked
 
     def _announce(
         self,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from keepline.errors import ConfigError
-from keepline.model import Position
+from keepline.model import Fill, Order, Position
 from keepline.stream.comparison import Circumstances, Comparison, Findings
 from keepline.stream.snapshot import Discrepancy, DiscrepancyKind, Snapshot, SnapshotSource
 from keepline.stream.view import AccountView, Change, Told
@@ -95,6 +95,12 @@ class Result(NamedTuple):
 _Place = tuple[str, str]
 
 
+class _Asking(NamedTuple):
+    look: Look
+    at: float
+    asked: int  # events that the stream had told by then
+
+
 class Reconciler:
     """Decides when to look, what a snapshot changes, and when the stream is live.
 
@@ -121,9 +127,9 @@ class Reconciler:
         self.settings = _checked(settings or ReconcileSettings())
         self.phase = Phase.APART
         self.overflows = 0
-        self._buffer: deque[Told] = deque()
+        self._buffer: deque[tuple[int, Told]] = deque()
         self._overflowed = False
-        self._asking: tuple[Look, float] | None = None
+        self._asking: _Asking | None = None
         self._due: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._whole: dict[str, float] = {}  # when the last snapshot without a failure was asked for
@@ -160,7 +166,7 @@ class Reconciler:
             self._buffer.clear()
             self._overflowed = True
             self.overflows += 1
-        self._buffer.append(event)
+        self._buffer.append((self._comparison.told, event))
         return []
 
     def suspect(self, now: float, *accounts: str, reason: str = "asked for") -> None:
@@ -196,15 +202,15 @@ class Reconciler:
         since = min(self._since(account, now, wall) for account in accounts)
         self._overflowed = False
         look = Look(accounts, since, reason)
-        self._asking = (look, now)
+        self._asking = _Asking(look, now, self._comparison.told)
         return look
 
     def give_up(self) -> None:
         """The snapshot that `look` asked for will not come; another look may be asked for at once."""
         if self._asking is not None:
-            (look, at), self._asking = self._asking, None
-            for account in look.accounts:
-                self._call_for(account, at, look.reason)
+            asking, self._asking = self._asking, None
+            for account in asking.look.accounts:
+                self._call_for(account, asking.at, asking.look.reason)
 
     def expire(self, now: float) -> list[Discrepancy]:
         """Discrepancies that the stream had time to explain, and did not."""
@@ -226,15 +232,15 @@ class Reconciler:
             return Result(
                 live=self.phase is Phase.LIVE, reason="the connection changed while it was taken"
             )
-        (look, asked_at), self._asking = self._asking, None
+        (look, asked_at, asked), self._asking = self._asking, None
         live = self.phase is Phase.LIVE
-        when = Circumstances(asked_at, now, live, tuple(self._buffer))
+        when = Circumstances(asked, now, live, tuple(event for _, event in self._buffer))
         found = self._comparison.compare(snapshot, when)
         reason = self._why_not(look, snapshot, found)
         self._schedule(look, asked_at, now, failed=bool(reason))
         if not reason and not live:
             self.phase = Phase.LIVE
-            found.changes += self._replay(now)
+            found.changes += self._replay(asked, now)
         return Result(
             tuple(found.discrepancies),
             tuple(found.changes),
@@ -251,10 +257,13 @@ class Reconciler:
             return "an order is older than what was asked for"
         return "too many events came while it was taken" if self._overflowed else ""
 
-    def _replay(self, now: float) -> list[Change]:
+    def _replay(self, asked: int, now: float) -> list[Change]:
         changes: list[Change] = []
         while self._buffer:
-            changes += self._apply(self._buffer.popleft(), now)
+            number, event = self._buffer.popleft()
+            # what has no age of its own and came before the snapshot was asked for is older than it
+            if number > asked or isinstance(event, Order | Fill):
+                changes += self._apply(event, now)
         return changes
 
     def _schedule(self, look: Look, asked_at: float, now: float, *, failed: bool) -> None:
