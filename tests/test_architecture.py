@@ -49,6 +49,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DECIDERS = {
+    "stream/binding.py",
+    "stream/codec.py",
+    "stream/codec_json.py",
+    "stream/codec_messagepack.py",
+    "stream/dispatch.py",
+    "stream/explain.py",
+    "stream/framing.py",
+    "stream/handshake.py",
+    "stream/messages.py",
+    "stream/negotiate.py",
+    "stream/replay.py",
+    "stream/sse.py",
+    "stream/wire.py",
+    "stream/wire_events.py",
     "brokers/checks.py",
     "brokers/messages.py",
     "brokers/orders/book.py",

@@ -38,6 +38,9 @@ __all__ = ["JsonDecoder", "encode_json"]
 
 _NOTHING: Final = msgspec.Raw()
 _ARGUMENTS: Final = b',"arguments":'
+_BRACE: Final = 0x7D
+_HINT: Final = slice(20, 36)  # the place of a target's first letters in a plain call
+_Read: TypeAlias = Callable[[bytes], Any]
 _PING: Final = Ping()
 _LEARNT: Final = (
     1024  # beginnings of calls that are remembered; a peer cannot make us remember more
@@ -119,7 +122,16 @@ class JsonDecoder:
         max_message_bytes: the largest message, separator included.
     """
 
-    __slots__ = ("_learnt", "_limit", "_over", "_readers", "_revision", "_splitter", "_types")
+    __slots__ = (
+        "_frequent",
+        "_learnt",
+        "_limit",
+        "_over",
+        "_readers",
+        "_revision",
+        "_splitter",
+        "_types",
+    )
 
     def __init__(
         self, types: Types | None = None, *, max_message_bytes: int = LARGEST_MESSAGE
@@ -128,7 +140,10 @@ class JsonDecoder:
         self._splitter = RecordSplitter(max_message_bytes)
         self._limit = max_message_bytes
         self._revision = self._types.revision
-        self._learnt: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {}
+        self._learnt: dict[bytes, tuple[str, _Read]] = {}  # by all bytes before the arguments
+        self._frequent: dict[
+            bytes, tuple[bytes, int, str, _Read]
+        ] = {}  # by some of them, to look at first
         self._readers: dict[Any, Callable[[bytes | msgspec.Raw], Any]] = {Any: _read_any}
         self._over = False
 
@@ -144,18 +159,20 @@ class JsonDecoder:
             if isinstance(data, str):
                 data = data.encode()
             if self._revision != self._types.revision:
-                self._learnt.clear()
-                self._revision = self._types.revision
-            # most frames hold one whole message, and that one is a plain call
-            end = len(data) - 1
-            if data.find(RECORD_SEPARATOR) == end < self._limit and self._splitter.empty:
-                head, _, rest = data.partition(_ARGUMENTS)
-                known = self._learnt.get(head)
-                if known is not None and rest[-2:] == b"}\x1e":
-                    try:
-                        return [Invocation(known[0], known[1](rest[:-2]))]
-                    except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
-                        pass
+                self._unlearn()
+            known = self._frequent.get(data[_HINT])
+            if (
+                known is not None
+                and data.find(RECORD_SEPARATOR) == len(data) - 1 < self._limit
+                and self._splitter.empty
+            ):
+                # as most frames, this one holds one whole message, which seems to be a plain call
+                head, begin, target, read = known
+                try:
+                    if data[-2] == _BRACE and data.startswith(head):
+                        return [Invocation(target, read(data[begin:-2]))]
+                except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
+                    pass
             return self._records(self._splitter.feed(data))
         except (Oversize, UnicodeEncodeError) as error:
             self._over = True
@@ -167,10 +184,11 @@ class JsonDecoder:
         for record in records:
             head, _, rest = record.partition(_ARGUMENTS)
             known = learnt.get(head)
-            if known is not None and rest[-1:] == b"}":
+            if known is not None:
                 try:
-                    out.append(Invocation(known[0], known[1](rest[:-1])))
-                    continue
+                    if rest[-1] == _BRACE:
+                        out.append(Invocation(known[0], known[1](rest[:-1])))
+                        continue
                 except Exception:  # noqa: S110 (as above)
                     pass
             message = self._general(record)
@@ -188,8 +206,17 @@ class JsonDecoder:
         """Remember the bytes before the arguments, when they are the shortest way to say this call."""
         plain = b'{"type":1,"target":' + msgspec.json.encode(call.target)
         if head == plain and len(self._learnt) < _LEARNT:
-            expected = self._types.arguments(call.target)
-            self._learnt[head] = (call.target, _arguments_reader(self, expected))
+            read = _arguments_reader(self, self._types.arguments(call.target))
+            self._learnt[head] = (call.target, read)
+            whole = head + _ARGUMENTS
+            hint = (whole + b"[")[_HINT]
+            self._frequent.setdefault(hint, (whole, len(whole), call.target, read))
+
+    def _unlearn(self) -> None:
+        """Other types are expected now."""
+        self._learnt.clear()
+        self._frequent.clear()
+        self._revision = self._types.revision
 
     def _general(self, record: bytes) -> Decoded | None:
         try:

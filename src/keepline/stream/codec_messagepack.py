@@ -123,6 +123,9 @@ class MessagePackDecoder:
                 return out
             data = b"".join(self._kept)
             self._kept.clear()
+        elif (call := self._one(data)) is not None:
+            out.append(call)
+            return out
         try:
             at = self._messages(data, out)
         except Oversize as error:
@@ -130,6 +133,21 @@ class MessagePackDecoder:
         if at < len(data) and not self._over:
             self._kept.append(data[at:])
         return out
+
+    def _one(self, data: bytes) -> Invocation | None:
+        """The plain call that the data is, as most frames are; None when it seems to be something else."""
+        try:
+            size, begin = data[0], 1
+            if size > 0x7F:
+                size, begin = size & 0x7F | data[1] << 7, 2
+            if begin + size == len(data) and data[-1] == 0x90 and size <= self._limit:
+                arguments = begin + data[begin + 4] - 0x9B
+                known = self._learnt.get(data[begin:arguments])
+                if known is not None:
+                    return Invocation(known[0], known[1](data[arguments:-1]))
+        except Exception:  # noqa: S110 (also what a Struct of the caller raises: the general way has its words)
+            pass
+        return None
 
     def _messages(self, data: bytes, out: list[Decoded]) -> int:
         """Appends the complete messages and gives the place where the unfinished one begins."""

@@ -8,6 +8,7 @@ cannot be sent. Source: ASP.NET Core 9 hub protocol; first ping right after the 
 server's own timeout.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
@@ -83,6 +84,7 @@ class Phase(Enum):
     """It is over."""
 
 
+_HOPELESS: Final = re.compile(r"^The protocol '.*' is not supported|does not support version")
 _OPEN: Final = Phase.OPEN  # looked up for every frame
 
 
@@ -113,7 +115,7 @@ class HubWire:
         inherent_keep_alive: the transport itself proves life (long polling): no pings, no server timeout.
     """
 
-    __slots__ = ("_buffer", "_codec", "_decoder", "_handshake_timeout", "_heard", "_inherent", "_keep_alive",
+    __slots__ = ("_buffer", "_codec", "_decoder", "_feed", "_handshake_timeout", "_heard", "_inherent", "_keep_alive",
                  "_last_id", "_now", "_out", "_owed", "_phase", "_ping_at", "_reader", "_resuming",
                  "_server_timeout", "_shake_by", "_types", "_waiting")  # fmt: skip
 
@@ -133,6 +135,7 @@ class HubWire:
         self._codec = codec
         self._types = types if types is not None else Types()
         self._decoder = codec.decoder(self._types, max_message_bytes=max_message_bytes)
+        self._feed = self._decoder.feed
         self._keep_alive = keep_alive
         self._server_timeout = server_timeout
         self._handshake_timeout = handshake_timeout
@@ -195,7 +198,7 @@ class HubWire:
         """Bytes arrived; what they mean, in order."""
         if self._phase is _OPEN:
             self._now = self._heard = now
-            messages = self._decoder.feed(data)
+            messages = self._feed(data)
             if self._buffer is None:
                 for message in messages:
                     if type(message) is not Invocation or message.id is not None:
@@ -224,16 +227,21 @@ class HubWire:
             self._say(Ping())
         return []
 
-    def lost(self, now: float, error: str = "") -> list[WireEvent]:
-        """The transport is gone without a Close.
+    def lost(self, now: float, error: str = "", *, clean: bool = False) -> list[WireEvent]:
+        """The transport is gone without a Close message.
 
         Without events the conversation goes on: connect once more with the same connection token, without negotiation
         and handshake, and call `reattached`; when that attempt fails, call `lost` again.
+
+        Args:
+            now: seconds on the clock of `deadline`.
+            error: why, in words.
+            clean: the server ended the transport itself, by a Close frame or 204; that cannot be reattached.
         """
         self._now = now
         if self._phase is Phase.CLOSED:
             return []
-        if self._phase is Phase.LOST or not self.can_reattach:
+        if clean or self._phase is Phase.LOST or not self.can_reattach:
             return self._end(CloseReason.LOST, error)
         self._phase = Phase.LOST
         self._out.clear()  # what is counted is kept in the buffer, the rest belongs to the old transport
@@ -361,12 +369,13 @@ class HubWire:
             reason = answer.reason if isinstance(answer, Malformed) else ""
             return self._end(CloseReason.MALFORMED, reason)
         if answer.error is not None:
-            return self._end(CloseReason.REFUSED, answer.error, allow_reconnect=False)
+            hopeless = _HOPELESS.search(answer.error) is not None
+            return self._end(CloseReason.REFUSED, answer.error, allow_reconnect=not hopeless)
         self._phase = Phase.OPEN
         if not self._inherent:
             self._say(Ping())
         rest = read[1]
-        glued = self._messages(self._decoder.feed(rest), len(rest), now) if rest else []
+        glued = self._messages(self._feed(rest), len(rest), now) if rest else []
         return [HandshakeDone(), *glued]
 
     def _messages(self, messages: list[Decoded], size: int, now: float) -> list[WireEvent]:

@@ -112,7 +112,8 @@ class Closed(msgspec.Struct, frozen=True):
 
     Attributes:
         reason: why.
-        allow_reconnect: whether the server lets us come back; False only when it said so, or when we closed.
+        allow_reconnect: whether coming back makes sense; False when the server forbids it, refuses the encoding, or
+            when we closed.
         error: in words, "" when there are none.
     """
 
