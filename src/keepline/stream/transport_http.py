@@ -265,7 +265,7 @@ async def _send_once(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.Cl
 class _Connector(aiohttp.TCPConnector):
     """Knows its sockets, so that they can be dropped without a goodbye."""
 
-    _newest: asyncio.BaseTransport | None = None
+    _newest: asyncio.Transport | None = None
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
@@ -273,7 +273,7 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     def abort(self) -> None:
-        if isinstance(self._newest, asyncio.Transport):
+        if self._newest is not None:
             self._newest.abort()
 
 
