@@ -19,6 +19,7 @@ class Script:
     subscribe: dict[str, list[Answer]] = field(default_factory=dict)
     unsubscribe: Answer = None
     probe: Answer = None
+    has_probe: bool = True
     close: Answer = None
     on_open: Callable[["ScriptedLink"], None] | None = None
     on_subscribe: Callable[["ScriptedLink", Topic], None] | None = None
@@ -55,9 +56,10 @@ class ScriptedLink:
         self.asked.append(("unsubscribe", topic.name))
         await obey(self.script.unsubscribe)
 
-    async def probe(self) -> None:
+    async def probe(self) -> bool:
         self.probes += 1
         await obey(self.script.probe)
+        return self.script.has_probe
 
     async def close(self) -> None:
         self.closes += 1

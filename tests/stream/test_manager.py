@@ -5,16 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
+from tests.stream.scripted import Script, ScriptedBroker, ScriptedLink
 
-from keepline.errors import Closed, PermanentError, StreamNotLive, TransientError
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager
 from keepline.stream.port import Lost, Topic
 from keepline.stream.settings import StreamSettings
 from keepline.testing import ManualClock
-from tests.stream.scripted import HANG, Script, ScriptedBroker, ScriptedLink
 
 QUOTES = Topic("Quote", ("Quotes", "MNQ"), ("NoQuotes", "MNQ"), key="MNQ", policy="conflate")
 ORDERS = Topic("Order", ("Orders", 1), ("NoOrders", 1))

@@ -97,16 +97,16 @@ class Carrier:
         for command in self._registry.due(self._clock.boottime(), self.epoch):
             self._spawn(self._ask(command))
 
-    async def probe(self) -> bool:
-        """Ask the venue something; True when it answered in time."""
+    async def probe(self) -> bool | None:
+        """Ask the venue something: whether it answered in time, None where there is nothing to ask."""
         try:
-            await within(self._clock, self._request_timeout, self._link.probe())
+            asked = await within(self._clock, self._request_timeout, self._link.probe())
         except PermanentError:
             return True  # an answer is an answer
         except (APIError, TimeoutError) as error:
             telemetry.event(log, logging.INFO, "Stream probe unanswered", reason=str(error))
             return False
-        return True
+        return None if asked is False else True
 
     async def close(self) -> None:
         """Let go of everything within `stop_timeout`; may be called twice."""

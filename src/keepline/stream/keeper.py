@@ -39,7 +39,7 @@ Told: TypeAlias = Callable[[EventKind, Topic | None, str], None]
 """Gets what a bot should know: what happened, to which topic (None for the stream), and why."""
 
 
-class End(NamedTuple):
+class _End(NamedTuple):
     """Why a connection is given up."""
 
     fault: Fault
@@ -109,7 +109,7 @@ class Keeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._round: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._giving_up: End | None = None
+        self._giving_up: _End | None = None
         self._renewal = ""
         self._renew_at = 0.0
         self._live = False
@@ -142,7 +142,7 @@ class Keeper:
 
     def give_up(self, fault: Fault, words: str) -> None:
         """Drop the connection and make a new one."""
-        self._giving_up = End(fault, words)
+        self._giving_up = _End(fault, words)
         self.wake()
 
     def proof_of_life(self) -> None:
@@ -203,7 +203,7 @@ class Keeper:
             self._failed(end.error or TransientError(plan.reason, category="network"), plan.reason)
         return plan
 
-    async def _dial(self) -> End | None:
+    async def _dial(self) -> _End | None:
         """Make a connection; why not, or None when it is up."""
         await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
         self._giving_up, self._renewal = None, ""
@@ -224,7 +224,7 @@ class Keeper:
                     reason=str(error),
                 )
             known = error if isinstance(error, APIError) else None
-            return End(fault_of_error(error), str(error) or type(error).__name__, known)
+            return _End(fault_of_error(error), str(error) or type(error).__name__, known)
         self._is_up()
         return None
 
@@ -235,7 +235,7 @@ class Keeper:
         self.state, self.reason = ConnectionState.CONNECTED, ""
         self._tell(EventKind.CONNECTED, None, "")
 
-    def _plan(self, end: End) -> Plan:
+    def _plan(self, end: _End) -> Plan:
         now = self._clock.boottime()
         plan = self._redial.lost(
             now,
@@ -283,7 +283,7 @@ class Keeper:
 
     # --- while it is up ---
 
-    async def _serve(self) -> End:
+    async def _serve(self) -> _End:
         while True:
             carrier = self._carrier
             assert carrier is not None
@@ -296,12 +296,12 @@ class Keeper:
             self._judge()
             await self._rest()
 
-    def _ended(self, carrier: Carrier) -> End | None:
+    def _ended(self, carrier: Carrier) -> _End | None:
         if (lost := carrier.lost) is not None:
             fault = fault_of_lost(lost.reason, allow_reconnect=lost.allow_reconnect)
-            return End(fault, lost.error or "")
+            return _End(fault, lost.error or "")
         if (hopeless := self._registry.hopeless(carrier.epoch)) is not None:
-            return End(Fault.STALE, hopeless)
+            return _End(Fault.STALE, hopeless)
         return None
 
     def _pump(self, carrier: Carrier) -> None:
@@ -334,13 +334,13 @@ class Keeper:
 
     # --- health ---
 
-    def _check_health(self, carrier: Carrier) -> End | None:
+    def _check_health(self, carrier: Carrier) -> _End | None:
         end = None
         for finding in self._watch.check(self._clock.boottime(), self._clock.wall()):
             end = self._act(finding, carrier) or end
         return end
 
-    def _act(self, finding: Finding, carrier: Carrier) -> End | None:
+    def _act(self, finding: Finding, carrier: Carrier) -> _End | None:
         match finding.step:
             case Step.STALE:
                 for topic in finding.topics:
@@ -359,15 +359,16 @@ class Keeper:
                     EventKind.ALARM, finding.topics[0] if finding.topics else None, finding.reason
                 )
             case Step.RECONNECT:
-                return End(Fault.STALE, finding.reason)
+                return _End(Fault.STALE, finding.reason)
         return None
 
     async def _probe(self, carrier: Carrier) -> None:
         answered = await carrier.probe()
         now = self._clock.boottime()
-        if answered:
+        if answered is not False:
             self._watch.probed(now)
-            self._redial.data()
+            if answered:
+                self._redial.data()
         else:
             self._watch.probed(now, "no answer in time")
             if carrier is self._carrier:
@@ -406,7 +407,7 @@ class Keeper:
             self._replacement = Replacement(self._new_carrier(), limit=self._settings.mailbox)
             self._spawn(self._replace(self._replacement, reason))
         else:
-            self._giving_up = End(Fault.RENEWAL, reason)
+            self._giving_up = _End(Fault.RENEWAL, reason)
             self.wake()
 
     async def _replace(self, replacement: Replacement, reason: str) -> None:

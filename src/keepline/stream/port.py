@@ -108,8 +108,8 @@ class Link(Protocol):
         """End a topic; a no-op where the broker has no such call."""
         ...
 
-    async def probe(self) -> None:
-        """Ask something that the broker must answer; a no-op where there is nothing to ask."""
+    async def probe(self) -> bool | None:
+        """Ask something that the broker must answer, be it with an error; False where there is nothing to ask."""
         ...
 
     async def close(self) -> None:

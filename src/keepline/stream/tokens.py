@@ -44,6 +44,10 @@ class StreamTokens:
         """The server refused the last token: the next call asks for a newer one."""
         self._refused = self._last
 
+    def is_last(self, token: TokenLike | str) -> bool:
+        """Whether this token is the one that was handed out last."""
+        return self._last is not None and secret_of(self._last) == secret_of(token)
+
     async def __call__(self) -> str:
         """The newest token's text.
 

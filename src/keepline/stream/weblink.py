@@ -133,14 +133,16 @@ class WireLink:
         self._must_be_open()
         await self._answer(self._wire.unsubscribe(topic, self._clock.boottime()))
 
-    async def probe(self) -> None:
-        """Ask something that the broker must answer.
+    async def probe(self) -> bool:
+        """Ask something that the broker must answer; False where there is nothing to ask.
 
         Raises:
             APIError: the connection ended first.
         """
         self._must_be_open()
-        await self._answer(self._wire.probe(self._clock.boottime()))
+        ref = self._wire.probe(self._clock.boottime())
+        await self._answer(ref)
+        return ref is not None
 
     async def closed(self) -> Lost:
         """Return once the connection has ended; `close` is still due then.
