@@ -126,7 +126,7 @@ class SandboxServer:
         self.signalr = SignalRServer(
             market=lambda: self.market,
             accepts=self.accepts,
-            new_token=lambda: self.issue().access_token,
+            new_token=self._session_token,
             faults=self._faults,
             clock=clock,
             counts=self.venue.counts,
@@ -195,8 +195,8 @@ class SandboxServer:
         """The counters since the start."""
         market = self.market
         self.venue.counts |= {"orders": len(market.orders), "fills": len(market.fills)}
-        found = self.venue.counts | self.signalr.stats()
-        return {name: found[name] for name in COUNTERS}
+        hubs = self.signalr.stats()
+        return {name: hubs.get(name, self.venue.counts[name]) for name in COUNTERS}
 
     def issue(self) -> Token:
         """The token that a person's sign-in would end with, without the browser."""
@@ -216,6 +216,13 @@ class SandboxServer:
     def accepts(self, access_token: str) -> bool:
         """Whether the venue lets this access token in just now."""
         return self.venue.accepts(access_token, now=self._clock.wall().timestamp())
+
+    def _session_token(self) -> str:
+        """What a login at ProjectX brings."""
+        settings = self.venue.settings
+        login = {"userName": settings.username, "apiKey": settings.api_key}
+        now = self._clock.wall().timestamp()
+        return str(self.venue.sessions.login_key(login, now=now)["token"])
 
     def _inject(self, description: Mapping[str, object]) -> Fault:
         fault = self._faults.add(description, now=self._clock.boottime())

@@ -25,6 +25,7 @@ LEVELS = 5
 _ALWAYS = ("symbol", "symbolName", "lastUpdated", "timestamp")
 
 Row = dict[str, object]
+_Levels = dict[tuple[bool, Decimal], int]
 
 
 class Depth(IntEnum):
@@ -61,14 +62,19 @@ class Tape:
         self._market, self._listing = market, listing
         self._key = f"{seed}:{listing.id}:tape"
         self._code = f"/{listing.symbol.rpartition('.')[2]}"
-        self._told: Row = {}
-        self._book: dict[tuple[bool, Decimal], int] = {}
+        self._quotes: list[Row] = []  # what one subscriber or another holds for true
+        self._books: list[_Levels] = []
         self._best: dict[bool, Decimal] = {}
         self._day: Bar | None = None
         self._traded = 0
 
     def quote(self, *, now: float) -> Row:
         """Everything about the contract: the first quote of a subscription."""
+        whole = self._whole(now)
+        self._quotes.append(whole)
+        return whole
+
+    def _whole(self, now: float) -> Row:
         quote = self._market.quote(self._listing, now=now)
         day = self._bar(now)
         change = quote.last - day.open
@@ -91,22 +97,22 @@ class Tape:
 
     def depth(self, *, now: float) -> list[Row]:
         """The whole book, begun by a reset: the first levels of a subscription."""
-        quote = self._market.quote(self._listing, now=now)
-        best = {False: quote.bid, True: quote.ask}
+        best, levels = self._sides(now), self._levels(now)
+        self._books.append(levels)
         reset = _level(Depth.RESET, Decimal(0), 0, now)
-        return [reset, *(_row(key, size, best, now) for key, size in self._levels(now).items())]
+        return [reset, *(_row(key, size, best, now) for key, size in levels.items())]
 
     def step(self, *, now: float) -> Step:
         """What happened since the last step."""
         trades = self._trades(now)
         self._traded += sum(int(str(row["volume"])) for row in trades)
-        whole = self.quote(now=now)
+        whole, known = self._whole(now), self._quotes or [{}]
         changed = {
             name: value
             for name, value in whole.items()
-            if name in _ALWAYS or self._told.get(name) != value
+            if name in _ALWAYS or any(told.get(name) != value for told in known)
         }
-        self._told = whole
+        self._quotes = [whole]
         return Step(changed if len(changed) > len(_ALWAYS) else {}, trades, self._moves(now))
 
     def _trades(self, now: float) -> list[Row]:
@@ -128,20 +134,27 @@ class Tape:
 
     def _moves(self, now: float) -> list[Row]:
         """The levels that changed; a price that left the book has no volume."""
-        levels, before = self._levels(now), self._book
-        quote = self._market.quote(self._listing, now=now)
-        best = {False: quote.bid, True: quote.ask}
-        rows = [_row(key, 0, best, now) for key in before if key not in levels]
-        rows += [
-            _row(key, size, best, now) for key, size in levels.items() if before.get(key) != size
-        ]
+        levels, known = self._levels(now), self._books or [{}]
+        best = self._sides(now)
+        gone = {key: 0 for book in known for key in book if key not in levels}
+        moved = {
+            key: size
+            for key, size in levels.items()
+            if any(book.get(key) != size for book in known)
+        }
+        rows = [_row(key, size, best, now) for key, size in (gone | moved).items()]
         for is_ask, kind in ((False, Depth.NEW_BEST_BID), (True, Depth.NEW_BEST_ASK)):
             if self._best.get(is_ask, best[is_ask]) != best[is_ask]:
                 rows.append(_level(kind, best[is_ask], levels[is_ask, best[is_ask]], now))
-        self._book, self._best = levels, best
+        self._books, self._best = [levels], best
         return rows
 
-    def _levels(self, now: float) -> dict[tuple[bool, Decimal], int]:
+    def _sides(self, now: float) -> dict[bool, Decimal]:
+        """The best bid, and under True the best ask."""
+        quote = self._market.quote(self._listing, now=now)
+        return {False: quote.bid, True: quote.ask}
+
+    def _levels(self, now: float) -> _Levels:
         quote, tick = self._market.quote(self._listing, now=now), self._listing.tick
         sides: tuple[tuple[bool, Decimal, int], ...] = (
             (True, quote.ask, 1),

@@ -9,7 +9,7 @@ from typing import Any
 
 from keepline.clock import Clock
 from keepline.sandbox.signalr_calls import Method, methods
-from keepline.sandbox.signalr_connection import HubConnection, HubError
+from keepline.sandbox.signalr_callwork import Caller, HubError
 
 __all__ = ["TABLE", "TestHub"]
 
@@ -58,9 +58,7 @@ class TestHub:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    async def call(
-        self, connection: HubConnection, method: Method, arguments: tuple[Any, ...]
-    ) -> object:
+    async def call(self, caller: Caller, method: Method, arguments: tuple[Any, ...]) -> object:
         """Do what a method of `TABLE` says that answers once."""
         match method.name, arguments:
             case "Echo", (value,):
@@ -68,10 +66,10 @@ class TestHub:
             case "Add", (left, right):
                 return left + right
             case "Count", ():
-                connection.memory["count"] = connection.memory.get("count", 0) + 1
-                return connection.memory["count"]
+                caller.memory["count"] = caller.memory.get("count", 0) + 1
+                return caller.memory["count"]
             case "WhoAmI", ():
-                return connection.id
+                return caller.id
             case "Big", (size,):
                 return "x" * size
             case "Throw", (words,):
@@ -82,23 +80,23 @@ class TestHub:
                 await self._clock.sleep(seconds)
             case "Push", (target, count):
                 for number in range(count):
-                    connection.event(target, (number,))
+                    caller.event(target, (number,))
             case "Upload", (items,):
                 return [item async for item in items]
             case "UploadTwo", (word, left, right):
                 return [word, [item async for item in left], [item async for item in right]]
             case "AskClient", (target, question):
-                return await connection.ask(target, question)
+                return await caller.ask(target, question)
             case "Abort", ():
-                connection.cut("close")
+                caller.cut("close")
             case "CloseAndReturn", ():
-                connection.cut("close_reconnect")
+                caller.cut("close_reconnect")
             case "Die", ():
-                connection.cut("abort")
+                caller.cut("abort")
         return None
 
     async def stream(
-        self, _: HubConnection, method: Method, arguments: tuple[Any, ...]
+        self, _: Caller, method: Method, arguments: tuple[Any, ...]
     ) -> AsyncIterator[object]:
         """Do what a method of `TABLE` says that answers with a stream."""
         if method.name == "StreamBack":
@@ -115,5 +113,5 @@ class TestHub:
         if method.name == "StreamFail":
             raise HubError("ran out")
 
-    def answered(self, _: HubConnection, __: Method, ___: tuple[Any, ...]) -> None:
+    def answered(self, _: Caller, __: Method, ___: tuple[Any, ...]) -> None:
         """Nothing follows an answer here."""

@@ -81,6 +81,8 @@ async def serve_poll(
     while connection.memory["poll"] == number and not _is_gone(request):
         found = b"".join(await connection.some())
         if found:
+            if connection.memory.get("deleted"):
+                connection.finish()
             kind = "application/octet-stream" if connection.wire.binary else "text/plain"
             return web.Response(body=found, content_type=kind)
         if connection.wire.phase is Phase.OVER and not connection.has_output:
