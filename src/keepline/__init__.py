@@ -69,6 +69,13 @@ if TYPE_CHECKING:
     from keepline.resilience.limiter import RateLimiter
     from keepline.resilience.pipeline import Pipeline
     from keepline.resilience.retry import RetryPolicy
+    from keepline.stream.connection import SignalRConnection
+    from keepline.stream.events import ConnectionState, EventKind, StreamEvent, StreamMessage
+    from keepline.stream.health import HealthStatus
+    from keepline.stream.manager import EventRouter, StreamManager
+    from keepline.stream.port import Topic
+    from keepline.stream.settings import StreamSettings
+    from keepline.stream.signalr_manager import SignalRConnectionManager, StreamConfig
 
 __version__ = "0.1.0"
 
@@ -82,10 +89,14 @@ __all__ = [
     "CircuitState",
     "Closed",
     "ConfigError",
+    "ConnectionState",
     "CredentialError",
     "DeliveryReport",
     "ErrorHandler",
+    "EventKind",
+    "EventRouter",
     "Fill",
+    "HealthStatus",
     "Instrument",
     "IntentKind",
     "KeeplineError",
@@ -117,9 +128,16 @@ __all__ = [
     "SchwabTrading",
     "Side",
     "SignInRequired",
+    "SignalRConnection",
+    "SignalRConnectionManager",
     "StaticIssuer",
     "StorageError",
+    "StreamConfig",
+    "StreamEvent",
+    "StreamManager",
+    "StreamMessage",
     "StreamNotLive",
+    "StreamSettings",
     "TLSConfig",
     "Target",
     "Token",
@@ -133,6 +151,7 @@ __all__ = [
     "TokenState",
     "TokenStorage",
     "TokenUnavailable",
+    "Topic",
     "TransientError",
     "__version__",
 ]
@@ -205,6 +224,13 @@ _HOME = {
     "keepline.resilience.limiter": ("RateLimiter",),
     "keepline.resilience.pipeline": ("Pipeline",),
     "keepline.resilience.retry": ("RetryPolicy",),
+    "keepline.stream.connection": ("SignalRConnection",),
+    "keepline.stream.events": ("ConnectionState", "EventKind", "StreamEvent", "StreamMessage"),
+    "keepline.stream.health": ("HealthStatus",),
+    "keepline.stream.manager": ("EventRouter", "StreamManager"),
+    "keepline.stream.port": ("Topic",),
+    "keepline.stream.settings": ("StreamSettings",),
+    "keepline.stream.signalr_manager": ("SignalRConnectionManager", "StreamConfig"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
