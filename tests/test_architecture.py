@@ -78,6 +78,7 @@ DECIDERS = {
     "brokers/projectx/rules.py",
     "brokers/projectx/stream_messages.py",
     "brokers/projectx/stream_reading.py",
+    "brokers/projectx/stream_topics.py",
     "brokers/projectx/words.py",
     "brokers/schwab/history.py",
     "brokers/schwab/messages.py",

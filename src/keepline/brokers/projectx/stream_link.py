@@ -73,9 +73,9 @@ class ProjectXLink:
         """End a topic."""
         await self._inner.unsubscribe(topic)
 
-    async def probe(self) -> None:
+    async def probe(self) -> bool | None:
         """Ask something that the server must answer."""
-        await self._inner.probe()
+        return await self._inner.probe()
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -1,0 +1,120 @@
+"""Where ProjectX's connections come from: a new one for each attempt, with its own reader.
+
+Invariants: connections of one endpoint share what must outlive them (merged quotes, who displaced us), and nothing
+else; the token is asked for anew at each connect, for it is part of the address.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from keepline.brokers.projectx.displaced import Displaced
+from keepline.brokers.projectx.quotes import QuoteMerger
+from keepline.brokers.projectx.stream_link import ProjectXLink, Read
+from keepline.brokers.projectx.stream_messages import LOGOUT, MARKET_EVENTS, USER_EVENTS
+from keepline.brokers.projectx.stream_reading import Doubt, Heard, MarketReader, UserReader
+from keepline.clock import Clock
+from keepline.errors import ConfigError
+from keepline.stream.port import Link
+from keepline.stream.tokens import StreamTokens, StreamTokenSource
+
+__all__ = ["Endpoint", "ProjectXLinks"]
+
+Endpoint: TypeAlias = Literal["user", "market"]
+
+_TYPES: Final[Mapping[Endpoint, Mapping[str, tuple[Any, ...]]]] = {
+    "user": {LOGOUT: (), **dict.fromkeys(USER_EVENTS, ())},
+    "market": {LOGOUT: (), **MARKET_EVENTS},
+}
+# gives back what nobody has: it must be answered and does nothing
+_PROBES: Final[Mapping[Endpoint, tuple[Any, ...]]] = {
+    "user": ("UnsubscribeOrders", 0),
+    "market": ("UnsubscribeContractQuotes", "none"),
+}
+_AS_THE_SAMPLE: Final[Mapping[str, Any]] = {
+    "transports": ("websockets",),
+    "skip_negotiation": True,
+    "token_in": "query",
+}
+
+
+class ProjectXLinks:
+    """Makes connections to both endpoints.
+
+    Args:
+        tokens: what gives the newest token.
+        base_url: the firm's real-time gateway.
+        quotes: where quotes are merged.
+        levels: how many prices of each side a book is told with.
+        heard: gets each event of accounts, before anything else does.
+        doubt: is told of events that could not be read.
+        connect: makes the connections; SignalR ones by default.
+        clock: time.
+        options: of `SignalRConnection`, over those of ProjectX's own sample.
+
+    Attributes:
+        tokens: of each endpoint, so that it can be told that one was refused.
+
+    Raises:
+        ConfigError: the address is none, or an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        tokens: StreamTokenSource,
+        base_url: str,
+        *,
+        quotes: QuoteMerger,
+        levels: int,
+        heard: Callable[[Heard], object],
+        doubt: Callable[[Doubt], object],
+        connect: Callable[[Endpoint], Link] | None,
+        clock: Clock,
+        **options: Any,
+    ) -> None:
+        if not urlsplit(base_url).hostname:
+            raise ConfigError(
+                f"is the address of a real-time gateway, not {base_url!r}", key="base_url"
+            )
+        if levels < 1:
+            raise ConfigError(f"a number from 1 up, not {levels!r}", key="levels")
+        self.tokens: dict[Endpoint, StreamTokens] = {
+            "user": StreamTokens(tokens),
+            "market": StreamTokens(tokens),
+        }
+        self._base_url = base_url.rstrip("/")
+        self._quotes, self._levels = quotes, levels
+        self._heard, self._doubt = heard, doubt
+        self._connect = connect or self._signalr
+        self._clock = clock
+        self._options = {**_AS_THE_SAMPLE, **options}
+        self._displaced: dict[Endpoint, Displaced] = {"user": Displaced(), "market": Displaced()}
+
+    def link(self, endpoint: Endpoint) -> ProjectXLink:
+        """A new connection, not open yet."""
+        return ProjectXLink(
+            self._connect(endpoint),
+            read=UserReader().read if endpoint == "user" else self._market_reader(),
+            doubt=self._doubt,
+            displaced=self._displaced[endpoint],
+            heard=self._heard if endpoint == "user" else None,
+        )
+
+    def _market_reader(self) -> Read:
+        reader, wall = MarketReader(self._quotes, levels=self._levels), self._clock.wall
+        return lambda channel, arguments: reader.read(channel, arguments, wall())
+
+    def _signalr(self, endpoint: Endpoint) -> Link:
+        from keepline.stream.signalr_link import SignalRLink
+
+        return SignalRLink(
+            f"{self._base_url}/hubs/{endpoint}",
+            self.tokens[endpoint],
+            types=_TYPES[endpoint],
+            probe=_PROBES[endpoint],
+            clock=self._clock,
+            **self._options,
+        )
+
+    def __repr__(self) -> str:
+        return f"<ProjectXLinks {self._base_url}>"
