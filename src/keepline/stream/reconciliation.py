@@ -194,6 +194,7 @@ class Reconciliation:
                 self._reconciler.give_up()
                 raise
             result = self._reconciler.finish(snapshot, self._now())
+        self._stir.set()  # live now, perhaps: whoever looks now and then has a new next time
         self._note(look, result, snapshot)
         self._hand_on(result.changes)
         self._tell(result.discrepancies)
