@@ -179,12 +179,22 @@ class Reconciler:
     @property
     def deadline(self) -> float | None:
         """When `expire` or `look` have something to do; None for never."""
-        times = [self._comparison.deadline]
-        if self._asking is None and self.phase is Phase.BUFFERING:
-            times.append(self._next_look)
-        elif self._asking is None and self.phase is Phase.LIVE and self._due:
-            times.append(max(min(self._due.values()), self._next_look))
+        times = (self.expiry, self.next_look)
         return min((at for at in times if at is not None), default=None)
+
+    @property
+    def next_look(self) -> float | None:
+        """When `look` has something to ask for; None while one is under way, or while apart."""
+        if self._asking is not None or self.phase is Phase.APART:
+            return None
+        if self.phase is Phase.BUFFERING:
+            return self._next_look
+        return max(min(self._due.values()), self._next_look) if self._due else None
+
+    @property
+    def expiry(self) -> float | None:
+        """When `expire` has something to tell; None for never."""
+        return self._comparison.deadline
 
     def look(self, now: float, wall: datetime) -> Look | None:
         """The snapshot to take now: of all accounts before live, of one afterwards; None for none."""

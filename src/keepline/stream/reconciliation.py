@@ -73,7 +73,8 @@ class Reconciliation:
         self._attempt_seconds = attempt_seconds
         self._clock = clock
         self._turn = asyncio.Lock()
-        self._stir = asyncio.Event()
+        self._stir = asyncio.Event()  # what is due may be due earlier
+        self._turned = asyncio.Event()  # the connection came or went
         self._armed = float("inf")
         self._task: asyncio.Task[None] | None = None
         self._reconciled_at: datetime | None = None
@@ -110,6 +111,7 @@ class Reconciliation:
     def begin(self) -> None:
         """A connection is up: events are kept from now on."""
         self._reconciler.begin(self._now())
+        self._turned.set()
         self._stir.set()
 
     async def reconcile(self) -> None:
@@ -121,12 +123,14 @@ class Reconciliation:
         if self._reconciler.phase is Phase.APART:
             self.begin()
         while self._reconciler.phase is Phase.BUFFERING:
-            if not await self._look():
-                await self._pause()
+            self._turned.clear()
+            if not await self._look() and self._reconciler.phase is Phase.BUFFERING:
+                await self._wait(self._turned, self._reconciler.next_look)
 
     def lost(self) -> None:
         """The connection is gone: the view is the past until the next one was reconciled."""
         self._reconciler.lost(self._now())
+        self._turned.set()
         self._stir.set()
 
     def receive(self, told: Told) -> None:
@@ -164,21 +168,24 @@ class Reconciliation:
     async def _run(self) -> None:
         while True:
             self._tell(self._reconciler.expire(self._now()))
-            if self._reconciler.phase is not Phase.LIVE or not await self._look():
-                await self._pause()
+            if not self.is_live:  # whoever connects calls `reconcile`
+                await self._pause(self._reconciler.expiry)
+            elif not await self._look():
+                await self._pause(self._reconciler.deadline)
 
-    async def _pause(self) -> None:
-        """Wait for the next thing that is due, or for news that may change it."""
+    async def _pause(self, due: float | None) -> None:
+        """Wait for what is due next, or for news that may change it."""
         self._stir.clear()
-        due = self._reconciler.deadline
         self._armed = float("inf") if due is None else due
-        if due is None:
-            await self._stir.wait()
-        elif (left := due - self._now()) > 0:
+        await self._wait(self._stir, due)
+
+    async def _wait(self, news: asyncio.Event, due: float | None) -> None:
+        left = None if due is None else due - self._now()
+        if left is None:
+            await news.wait()
+        elif left > 0:
             with contextlib.suppress(TimeoutError):
-                await within(self._clock, left, self._stir.wait())
-        else:
-            await asyncio.sleep(0)
+                await within(self._clock, left, news.wait())
 
     # --- looks ---
 
