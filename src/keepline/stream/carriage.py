@@ -106,7 +106,7 @@ class Carriage:
         """Open the conversation and carry it until it is over."""
         self.wire.open(self._now())
         self.push()
-        self._attend()
+        self.attend()
         current: Dialled | None = self._dialled
         try:
             while current is not None:
@@ -154,7 +154,7 @@ class Carriage:
             self._to_write.set()
             self.room.clear()
         if self._dialled.stateful:
-            self._attend()
+            self.attend()
             self._make_room()
 
     async def _write(self, transport: Transport) -> APIError:
@@ -174,8 +174,8 @@ class Carriage:
 
     # ------------------------------------------------------------------------------------------ time
 
-    def _attend(self) -> None:
-        """Arm the timer if the deadline came nearer."""
+    def attend(self) -> None:
+        """Arm the timer if the deadline of the wire came nearer."""
         deadline = self.wire.deadline
         if deadline is None or deadline >= self._armed_for or self._over.is_set():
             return
@@ -227,7 +227,7 @@ class Carriage:
         self.wire.reattached(self._now())
         self._reattaching(False)
         self.push()
-        self._attend()
+        self.attend()
         return again
 
     async def _reattach(self, lost: Dialled, ending: Ending) -> Dialled | None:

@@ -24,6 +24,7 @@ from keepline.stream.messages import Invocation
 from keepline.stream.negotiate import connect_url
 from keepline.stream.port import Lost
 from keepline.stream.tokens import StreamTokens, StreamTokenSource
+from keepline.stream.transport import checked_transports, require_privacy
 from keepline.stream.uploads import Uploads, split
 from keepline.stream.wire import HubWire
 from keepline.stream.wire_events import (
@@ -121,8 +122,10 @@ class SignalRConnection:
         self._name = redacted_url(connect_url(url))
         self._codec = codec(encoding)
         _check(token_in, keep_alive, server_timeout, handshake_timeout, result_timeout, max_running)
+        if access_token is not None:
+            require_privacy(connect_url(url))
         self._dialling: dict[str, Any] = {
-            "transports": transports,
+            "transports": checked_transports(transports, skip=skip_negotiation, stateful=stateful),
             "skip_negotiation": skip_negotiation,
             "stateful": stateful,
             "binary": self._codec.binary,
@@ -428,6 +431,8 @@ class SignalRConnection:
 
     def _hear_open(self, _: HandshakeDone) -> None:
         self._state = ConnectionState.CONNECTED
+        if self._carriage is not None:
+            self._carriage.attend()  # pings may be due sooner than the answer was
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from keepline.errors import APIError, ConfigError, PermanentError, TransientError
 from keepline.stream.negotiate import (
-    FORMATS,
     Negotiated,
     NegotiateError,
     Redirect,
@@ -21,7 +20,7 @@ from keepline.stream.negotiate import (
     negotiate_url,
     read_reply,
 )
-from keepline.stream.transport import Transport
+from keepline.stream.transport import Transport, checked_transports
 from keepline.stream.transport_events import EventsTransport
 from keepline.stream.transport_http import HttpDoor, TokenPlace, refusal
 from keepline.stream.transport_polling import PollingTransport
@@ -89,7 +88,7 @@ class Dialler:
         timeout_seconds: float,
     ) -> None:
         self._url = connect_url(url)
-        self._wanted = _checked(transports, skip_negotiation, stateful)
+        self._wanted = checked_transports(transports, skip=skip_negotiation, stateful=stateful)
         self._skip = skip_negotiation
         self._stateful = stateful and "websockets" in self._wanted
         self._binary = binary
@@ -198,19 +197,6 @@ class Dialler:
 
     def __repr__(self) -> str:
         return f"<Dialler {self._door!r}, {', '.join(self._wanted)}>"
-
-
-def _checked(wanted: Sequence[str], skip: bool, stateful: bool) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(wanted))
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names or isinstance(wanted, str):
-        known = ", ".join(FORMATS)
-        raise ConfigError(f"one or more of {known} are needed, not {wanted!r}", key="transports")
-    if skip and "websockets" not in names:
-        raise ConfigError("only a WebSocket needs no negotiation", key="skip_negotiation")
-    if skip and stateful:
-        raise ConfigError("stateful reconnect is agreed on by negotiating", key="skip_negotiation")
-    return names
 
 
 def _followed(door: HttpDoor, url: str, reply: Redirect) -> str:

@@ -7,11 +7,61 @@ it never raises for what the peer or the network did; nothing here imports an HT
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
-__all__ = ["Ending", "EndingKind", "Receiver", "Transport"]
+from keepline.errors import ConfigError
+from keepline.stream.negotiate import FORMATS
+
+__all__ = [
+    "Ending",
+    "EndingKind",
+    "Receiver",
+    "Transport",
+    "checked_transports",
+    "require_privacy",
+]
 
 Receiver: TypeAlias = Callable[[bytes], None]
 """Takes one chunk as it arrived; synchronous, on the loop. What it raises ends the transport's `run`."""
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def checked_transports(wanted: Sequence[str], *, skip: bool, stateful: bool) -> tuple[str, ...]:
+    """The names of the transports that may be used, each once.
+
+    Args:
+        wanted: the names.
+        skip: negotiation is skipped.
+        stateful: stateful reconnect is asked for.
+
+    Raises:
+        ConfigError: a name is not known, or the options exclude each other.
+    """
+    names = tuple(dict.fromkeys(wanted))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names or isinstance(wanted, str):
+        known = ", ".join(FORMATS)
+        raise ConfigError(f"one or more of {known} are needed, not {wanted!r}", key="transports")
+    if skip and "websockets" not in names:
+        raise ConfigError("only a WebSocket needs no negotiation", key="skip_negotiation")
+    if skip and stateful:
+        raise ConfigError("stateful reconnect is agreed on by negotiating", key="skip_negotiation")
+    return names
+
+
+def require_privacy(url: str) -> None:
+    """A token travels by https, or by http on this machine alone.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        raise ConfigError(
+            "a token is only sent to an https:// address (http:// on loopback alone)", key="url"
+        )
 
 
 class EndingKind(StrEnum):

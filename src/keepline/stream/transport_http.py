@@ -22,10 +22,10 @@ from keepline.http import BODY_LIMIT, Headers, mapped_error, redacted_url
 from keepline.resilience.classify import error_of, failure_of_answer
 from keepline.stream.negotiate import connect_url
 from keepline.stream.tokens import StreamTokens
+from keepline.stream.transport import require_privacy
 
 __all__ = ["Answer", "HttpDoor", "TokenPlace", "refusal"]
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORTS = {"http": 80, "https": 443}
 _CLOSE_SECONDS = (
     5.0  # for the answer to our Close frame; a server that is gone must not hold up a reconnect
@@ -96,7 +96,7 @@ class HttpDoor:
         self._origin = _origin(url)
         self._token = token or TokenPlace(None)
         if self._token.source is not None:
-            _require_privacy(url)
+            require_privacy(url)
         self._headers = dict(headers or {})
         self._ssl = ssl_context
         self._seconds = timeout_seconds
@@ -112,7 +112,7 @@ class HttpDoor:
         """
         redacted_url(url)
         if token is not None:
-            _require_privacy(url)
+            require_privacy(url)
             self._token = TokenPlace(StreamTokens(token), self._token.in_query)
             self._origin = _origin(url)
             self._last_token = None
@@ -298,14 +298,6 @@ def _origin_words(url: str) -> str:
         return f" ({redacted_url(url)})"
     except ConfigError:
         return ""
-
-
-def _require_privacy(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-        raise ConfigError(
-            "a token is only sent to an https:// address (http:// on loopback alone)", key="url"
-        )
 
 
 def _no_upgrade(url: str, error: aiohttp.WSServerHandshakeError) -> APIError:
