@@ -490,8 +490,8 @@ class Keeper:
         self.wake()
 
     def _confirmed(self, topic: Topic, carrier: Carrier) -> None:
-        if self._registry.phase(topic, carrier.epoch) is not Phase.CONFIRMED:
-            return
+        if self._registry.phase(topic, carrier.epoch) not in (Phase.CONFIRMED, Phase.FIRST_DATA):
+            return  # first data may come in the frame that confirms
         self._watch.confirmed(topic, self._clock.boottime())
         if topic.policy == "never" and not self._rounds.pending:
             self._rounds.request(f"{topic.name} was subscribed")
