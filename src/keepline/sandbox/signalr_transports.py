@@ -75,14 +75,22 @@ async def serve_poll(
 ) -> web.StreamResponse:
     """Answer one poll: with what there is, with nothing after `POLL_SECONDS`, with 204 when it is over."""
     _attach(request, connection, looked_after=True)
+    try:
+        return await _poll(request, connection, clock)
+    finally:
+        if connection.memory.get("deleted"):
+            connection.finish()
+
+
+async def _poll(
+    request: web.Request, connection: HubConnection, clock: Clock
+) -> web.StreamResponse:
     number = connection.memory["poll"] = connection.memory.get("poll", 0) + 1
     connection.wake()
     until = clock.boottime() + POLL_SECONDS
     while connection.memory["poll"] == number and not _is_gone(request):
         found = b"".join(await connection.some())
         if found:
-            if connection.memory.get("deleted"):
-                connection.finish()
             kind = "application/octet-stream" if connection.wire.binary else "text/plain"
             return web.Response(body=found, content_type=kind)
         if connection.wire.phase is Phase.OVER and not connection.has_output:
