@@ -1,0 +1,56 @@
+"""The table of expected types."""
+
+from typing import Any
+
+import pytest
+
+from keepline.errors import ConfigError
+from keepline.stream.binding import Types, misfit
+
+
+def test_targets_are_known_in_any_case_and_forgotten_again() -> None:
+    types = Types()
+    types.expect("Quote", str, float)
+    assert types.arguments("QUOTE") == (str, float)
+    types.forget("quotE")
+    types.forget("quote")
+    assert types.arguments("Quote") is None
+
+
+def test_a_change_of_targets_is_seen_and_a_result_is_none() -> None:
+    types = Types()
+    before = types.revision
+    types.expect("Quote")
+    after = types.revision
+    types.expect_result("1", int)
+    types.forget("Trade")
+    assert after > before
+    assert types.revision == after
+
+
+def test_results_are_any_until_they_are_expected() -> None:
+    types = Types()
+    assert types.result("1") is Any
+    types.expect_result("1", int)
+    assert types.result("1") is int
+    types.forget_result("1")
+    types.forget_result("1")
+    types.expect_result("2", Any)
+    assert (types.result("1"), types.result("2")) == (Any, Any)
+
+
+def test_a_type_that_cannot_be_decoded_is_refused_when_it_is_named() -> None:
+    class Odd:
+        def __init__(self, *rest: int) -> None:
+            self.rest = rest
+
+    with pytest.raises(ConfigError, match="an argument of 'Quote' cannot be decoded"):
+        Types().expect("Quote", str, dict[Odd, int] | list[int] | tuple[int, ...])
+    with pytest.raises(ConfigError, match="a result cannot be decoded"):
+        Types().expect_result("1", list[int] | set[int])
+
+
+def test_a_misfit_tells_numbers_before_types() -> None:
+    error = ValueError("Expected `int`")
+    assert misfit((int,), 2, error) == "2 argument(s) arrived where 1 are expected"
+    assert misfit((int,), 1, error) == "an argument has another type than expected: Expected `int`"
