@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from keepline.brokers.orders.gateway import OrderGateway
     from keepline.brokers.orders.outcome import OrderOutcome, OutcomeState
     from keepline.brokers.projectx.client import ProjectXClient
+    from keepline.brokers.projectx.stream import ProjectXStream
     from keepline.brokers.projectx.trading import ProjectXTrading
     from keepline.brokers.schwab.client import SchwabClient
+    from keepline.brokers.schwab.stream import SchwabStream
     from keepline.brokers.schwab.trading import SchwabTrading
     from keepline.credentials.issuer import (
         AuthService,
@@ -50,8 +52,11 @@ if TYPE_CHECKING:
     from keepline.model import (
         Account,
         Bar,
+        DepthLevel,
+        DepthUpdate,
         Fill,
         Instrument,
+        MarketTrade,
         Order,
         OrderStatus,
         OrderType,
@@ -92,6 +97,8 @@ __all__ = [
     "ConnectionState",
     "CredentialError",
     "DeliveryReport",
+    "DepthLevel",
+    "DepthUpdate",
     "ErrorHandler",
     "EventKind",
     "EventRouter",
@@ -100,6 +107,7 @@ __all__ = [
     "Instrument",
     "IntentKind",
     "KeeplineError",
+    "MarketTrade",
     "OAuth2Issuer",
     "Order",
     "OrderGateway",
@@ -114,6 +122,7 @@ __all__ = [
     "Position",
     "ProjectXClient",
     "ProjectXIssuer",
+    "ProjectXStream",
     "ProjectXTrading",
     "ProtocolError",
     "QueueFull",
@@ -124,6 +133,7 @@ __all__ = [
     "RetryPolicy",
     "SchwabClient",
     "SchwabIssuer",
+    "SchwabStream",
     "SchwabTokenFile",
     "SchwabTrading",
     "Side",
@@ -167,8 +177,10 @@ _HOME = {
         "OutcomeState",
     ),
     "keepline.brokers.projectx.client": ("ProjectXClient",),
+    "keepline.brokers.projectx.stream": ("ProjectXStream",),
     "keepline.brokers.projectx.trading": ("ProjectXTrading",),
     "keepline.brokers.schwab.client": ("SchwabClient",),
+    "keepline.brokers.schwab.stream": ("SchwabStream",),
     "keepline.brokers.schwab.trading": ("SchwabTrading",),
     "keepline.credentials.issuer": (
         "AuthService",
@@ -205,8 +217,11 @@ _HOME = {
     "keepline.model": (
         "Account",
         "Bar",
+        "DepthLevel",
+        "DepthUpdate",
         "Fill",
         "Instrument",
+        "MarketTrade",
         "Order",
         "OrderStatus",
         "OrderType",

@@ -13,7 +13,6 @@ from tests.brokers.loopback import AT_ONCE, unlimited
 from keepline.brokers.base import IntentKind, OrderIntent
 from keepline.brokers.orders import OrderGateway, OutcomeState
 from keepline.brokers.projectx.client import ProjectXClient
-from keepline.brokers.projectx.snapshot import ProjectXSnapshots
 from keepline.brokers.projectx.stream import ProjectXStream
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.clock import SYSTEM_CLOCK
@@ -92,14 +91,13 @@ class Desk:
     def stream(self, **options: Any) -> ProjectXStream:
         given: dict[str, Any] = {
             "accounts": [ACCOUNT],
-            "source": ProjectXSnapshots(self.client),
             "base_url": self.sandbox.url,
             "settings": QUICK,
             "session": None,
             "dial_limiter": DialLimiter(burst=1000, per_second=1000),
             "reconcile": ReconcileSettings(retry_seconds=(0.01,)),
         }
-        return ProjectXStream(self.give, **(given | options))
+        return ProjectXStream(self.give, self.client, **(given | options))
 
     @asynccontextmanager
     async def live(self, **options: Any) -> AsyncIterator[ProjectXStream]:
@@ -139,7 +137,7 @@ async def desk() -> AsyncIterator[Desk]:
 async def test_quotes_trades_and_books_arrive_in_our_words(desk: Desk) -> None:
     desk.pin(None)
     quotes, trades, books = Told(), Told(), Told()
-    async with desk.live(accounts=(), source=None, contracts=[CONTRACT]) as stream:
+    async with desk.live(accounts=(), contracts=[CONTRACT]) as stream:
         stream.on_quote(quotes)
         stream.on_trade(trades)
         stream.on_depth(books)
@@ -162,7 +160,7 @@ async def test_market_data_is_wanted_from_the_broker_once_and_given_back_with_th
     desk: Desk,
 ) -> None:
     first, second = Told(), Told()
-    async with desk.live(accounts=(), source=None, contracts=[CONTRACT]) as stream:
+    async with desk.live(accounts=(), contracts=[CONTRACT]) as stream:
         ends = [stream.on_quote(first), stream.on_quote(second, CONTRACT)]
         await first.until(bool)
         await second.until(bool)
@@ -394,10 +392,9 @@ async def test_who_is_displaced_comes_back_once_and_then_says_so(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("wrong", "key"),
     [
-        ({"accounts": (), "source": None}, "accounts"),
+        ({"accounts": ()}, "accounts"),
         ({"accounts": "1001"}, "accounts"),
         ({"accounts": ["my account"]}, "accounts"),
-        ({"source": None}, "source"),
         ({"contracts": CONTRACT}, "contracts"),
         ({"renew_after": 0}, "renew_after"),
         ({"levels": 0}, "levels"),
@@ -412,11 +409,17 @@ async def test_what_makes_no_sense_is_refused_with_its_name(
     assert caught.value.key == key
 
 
+async def test_accounts_need_somebody_to_ask() -> None:
+    with pytest.raises(ConfigError, match="accounts need one") as caught:
+        ProjectXStream("token", accounts=[ACCOUNT])
+    assert caught.value.key == "client"
+
+
 async def test_what_was_not_asked_for_cannot_be_listened_to(desk: Desk) -> None:
     accounts_only = desk.stream()
     with pytest.raises(ConfigError, match="no contract was given"):
         accounts_only.on_quote(print)
-    market_only = desk.stream(accounts=(), source=None, contracts=[CONTRACT])
+    market_only = desk.stream(accounts=(), contracts=[CONTRACT])
     for ask in (market_only.on_fill, market_only.on_discrepancy, market_only.observe_with):
         with pytest.raises(ConfigError, match="no account was given"):
             ask(print)

@@ -12,12 +12,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from keepline.brokers.account_events import AccountEvents, Observe
 from keepline.brokers.base import OrderIntent
 from keepline.brokers.listening import without_key
+from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.quotes import QuoteMerger
+from keepline.brokers.projectx.snapshot import ProjectXSnapshots
 from keepline.brokers.projectx.stream_links import Endpoint, ProjectXLinks
 from keepline.brokers.projectx.stream_messages import DEPTH, MARKET_TRADE, QUOTE
 from keepline.brokers.projectx.stream_reading import Doubt, Heard
@@ -65,9 +67,10 @@ class ProjectXStream:
 
     Args:
         tokens: what gives the newest token: a `TokenManager`, anything with `await get_token()`, a callable.
+        client: asked for snapshots of the accounts; stays the caller's to close. Needed with accounts.
         accounts: ids of the accounts that are followed; none for market data alone.
         contracts: of which `on_quote`, `on_trade` and `on_depth` tell unless they are given others.
-        source: what takes snapshots of the accounts: `ProjectXSnapshots(client)`. Needed with accounts.
+        snapshots: what takes snapshots of the accounts; over the client by default.
         base_url: the firm's real-time gateway.
         name: how logs, metrics and events call the streams: `NAME.user` and `NAME.market`.
         settings: how connections are kept.
@@ -82,10 +85,10 @@ class ProjectXStream:
         options: more of `SignalRConnection`; by default `token_in="query"` and `skip_negotiation=True`.
 
     Raises:
-        ConfigError: neither accounts nor contracts, accounts without a source, an id or a number that makes no sense.
+        ConfigError: neither accounts nor contracts, accounts without a client, an id or a number that makes no sense.
 
     Example:
-        >>> async with ProjectXStream(tokens, accounts=["1001"], source=ProjectXSnapshots(client)) as stream:
+        >>> async with ProjectXStream(tokens, client, accounts=["1001"]) as stream:
         ...     stream.on_fill(print)
         ...     gateway = OrderGateway(ProjectXTrading(client), "data/orders", guard=stream.require_live)
     """
@@ -93,10 +96,11 @@ class ProjectXStream:
     def __init__(
         self,
         tokens: StreamTokenSource,
+        client: ProjectXClient | None = None,
         *,
         accounts: Iterable[str | int] = (),
         contracts: Iterable[str] = (),
-        source: SnapshotSource | None = None,
+        snapshots: SnapshotSource | None = None,
         base_url: str = "https://rtc.topstepx.com",
         name: str = "projectx",
         settings: StreamSettings | None = None,
@@ -146,7 +150,7 @@ class ProjectXStream:
         self._user: StreamManager | None = None
         self._market: StreamManager | None = None
         if self.accounts:
-            self._events = self._account_events(source, reconcile)
+            self._events = self._account_events(client, snapshots, reconcile)
             self._user = self._manager("user", dial_limiter)
             for topic in user_topics(self.accounts):
                 self._user.subscribe(topic)
@@ -159,15 +163,17 @@ class ProjectXStream:
         self._ends: list[Callable[[], None]] = []
 
     def _account_events(
-        self, source: SnapshotSource | None, reconcile: ReconcileSettings | None
+        self,
+        client: ProjectXClient | None,
+        snapshots: SnapshotSource | None,
+        reconcile: ReconcileSettings | None,
     ) -> AccountEvents:
-        if source is None:
+        if snapshots is None and client is None:
             raise ConfigError(
-                "accounts need one, to ask for what a connection missed: ProjectXSnapshots(client)",
-                key="source",
+                "accounts need one, to be asked for what a connection missed", key="client"
             )
         return AccountEvents(
-            source,
+            snapshots or ProjectXSnapshots(cast(ProjectXClient, client)),
             self.accounts,
             name=f"{self.name}.user",
             settings=reconcile,
