@@ -1,0 +1,372 @@
+"""Charles Schwab's stream, kept: quotes, candles, books and what happens to orders, over one connection per user.
+
+Invariants: what is subscribed outlives every connection; orders, fills and positions are what REST says of them, asked
+for as soon as the streamer tells that something happened, and compared after every interruption; another session of the
+user is not fought: it is said, and the next attempt waits minutes. A newer token needs no new connection.
+"""
+
+import inspect
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
+from typing import Any, Literal
+
+from keepline.brokers.account_events import AccountEvents, Observe
+from keepline.brokers.checks import text
+from keepline.brokers.schwab.client import SchwabClient
+from keepline.brokers.schwab.order_refresh import OrderRefresh
+from keepline.brokers.schwab.snapshot import SchwabSnapshots
+from keepline.brokers.schwab.stream_link import SchwabLink
+from keepline.brokers.schwab.streamer_fields import ACCOUNT_ACTIVITY, SCREENERS
+from keepline.brokers.schwab.streamer_messages import LevelOne, StreamMessage
+from keepline.brokers.schwab.streamer_state import SeenActivity
+from keepline.brokers.schwab.streamer_topics import (
+    activity_topic,
+    service_of_book,
+    service_of_chart,
+    service_of_quote,
+    topic_of,
+)
+from keepline.brokers.schwab.streamer_wire import MOST_KEYS
+from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.errors import ConfigError
+from keepline.model import Account, Fill, Order, Position
+from keepline.resilience.bearer import TokenSource
+from keepline.stream.delivery import Callback, Overflow
+from keepline.stream.events import ConnectionState, StreamEvent
+from keepline.stream.health import HealthStatus
+from keepline.stream.manager import StreamManager, Until
+from keepline.stream.port import Topic
+from keepline.stream.reconcile import ReconcileSettings
+from keepline.stream.redial import DialLimiter
+from keepline.stream.settings import StreamSettings
+from keepline.stream.snapshot import Discrepancy, SnapshotSource
+from keepline.stream.tokens import StreamTokens
+from keepline.stream.view import AccountView
+
+__all__ = ["SCHWAB_STREAM", "SchwabStream"]
+
+SCHWAB_STREAM = StreamSettings(
+    attempt_timeout=30.0,  # userPreference is asked first
+    request_timeout=60.0,  # commands leave one after the other
+    two_connections=False,
+    parallel=MOST_KEYS,  # the wire makes few commands of what waits together
+)
+"""What fits Schwab's streamer: one connection per user, one command at a time."""
+
+Remove = Callable[[], None]
+Exchange = Literal["nasdaq", "nyse", "options"]
+
+
+class SchwabStream:
+    """One user's stream.
+
+    Args:
+        tokens: whatever gives tokens: the same as the client's.
+        client: asked where the streamer is, for orders and for snapshots; stays the caller's to close.
+        accounts: numbers of the accounts to follow; none for market data alone.
+        snapshots: what takes snapshots of the accounts; over the client by default.
+        name: how logs, metrics and events call it.
+        settings: what is done when.
+        reconcile: how often and how carefully snapshots are taken.
+        ssl_context: whom to trust; None is the system's store.
+        dial_limiter: the budget of dials; the process's by default.
+        clock: time and chance.
+        tap: gets every frame with its arrival time (recording).
+
+    Raises:
+        ConfigError: an argument makes no sense.
+
+    Example:
+        ```python
+        async with SchwabStream(manager, client, accounts=["12345678"]) as stream:
+            stream.on_quote(print, "AAPL", "/ESZ26")
+            stream.on_order(print)
+            stream.require_live()
+        ```
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        client: SchwabClient,
+        *,
+        accounts: Iterable[str] = (),
+        snapshots: SnapshotSource | None = None,
+        name: str = "schwab",
+        settings: StreamSettings = SCHWAB_STREAM,
+        reconcile: ReconcileSettings | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        dial_limiter: DialLimiter | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        tap: Callable[[bytes | str, float], None] | None = None,
+    ) -> None:
+        if isinstance(accounts, str):
+            raise ConfigError("is a list of account numbers", key="accounts")
+        followed = tuple(text(number, "accounts") for number in accounts)
+        self._clock = clock
+        source, seen = StreamTokens(tokens), SeenActivity()
+        self._events = (
+            AccountEvents(
+                snapshots or SchwabSnapshots(client),
+                followed,
+                name=name,
+                settings=reconcile,
+                mailbox=settings.mailbox,
+                on_overflow=self._overflowed,
+                clock=clock,
+            )
+            if followed
+            else None
+        )
+        self._refresh = OrderRefresh(client, self._events, followed) if self._events else None
+        self._manager = StreamManager(
+            lambda: SchwabLink(
+                client,
+                source,
+                seen=seen,
+                heard=self._refresh.hear if self._refresh else None,
+                ssl_context=ssl_context,
+                clock=clock,
+                tap=tap,
+            ),
+            name=name,
+            settings=settings,
+            tokens=source,
+            venue_time=_venue_time,
+            dial_limiter=dial_limiter,
+            clock=clock,
+        )
+        if self._events is not None:
+            self._manager.add_reconciler(self._events.reconciliation)
+            self._manager.subscribe(activity_topic())
+
+    # --- the connection ---
+
+    async def __aenter__(self) -> "SchwabStream":
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
+
+    async def connect(self, *, until: Until = "connected") -> None:
+        """Connect and stay connected; returns when the stream is up.
+
+        Args:
+            until: `connected`, or `live`: subscribed, reconciled and fresh.
+
+        Raises:
+            APIError: the stream has FAILED.
+        """
+        if self._events is not None and self._refresh is not None:
+            await self._events.start()
+            await self._refresh.start()
+        await self._manager.connect(until=until)
+
+    async def disconnect(self) -> None:
+        """Log out; what is subscribed stays so for the next `connect`."""
+        await self._manager.disconnect()
+        if self._events is not None and self._refresh is not None:
+            await self._refresh.stop()
+            await self._events.stop()
+
+    # --- market data ---
+
+    def on_quote(self, callback: Callback, *symbols: str, cadence: float | None = None) -> Remove:
+        """Call back with each `Quote` of these symbols: shares, options, futures, currencies.
+
+        Args:
+            callback: a coroutine function runs on the loop, a plain function in a thread of its own.
+            symbols: as Schwab writes them: `AAPL`, `AAPL  251219C00200000`, `/ESZ26`, `EUR/USD`.
+            cadence: seconds of silence in a session after which a quote is stale; 120 by default.
+
+        Returns:
+            What ends it.
+
+        Raises:
+            ConfigError: a symbol is none.
+        """
+        return self._listen(
+            [topic_of(service_of_quote(one), one, cadence=cadence) for one in _some(symbols)],
+            _told(callback, self._quote),
+        )
+
+    def on_level_one(
+        self, callback: Callback, *symbols: str, cadence: float | None = None
+    ) -> Remove:
+        """The same with everything that Schwab tells: a `LevelOne` with its fields by name."""
+        return self._listen(
+            [topic_of(service_of_quote(one), one, cadence=cadence) for one in _some(symbols)],
+            _told(callback),
+        )
+
+    def on_candle(self, callback: Callback, *symbols: str) -> Remove:
+        """Call back with a `Candlestick` of each symbol (shares, futures) when its minute is over."""
+        topics = [topic_of(service_of_chart(one), one) for one in _some(symbols)]
+        return self._listen(topics, _told(callback))
+
+    def on_book(self, callback: Callback, *symbols: str, exchange: Exchange = "nasdaq") -> Remove:
+        """Call back with each symbol's whole `Book`, whenever it changes."""
+        topics = [topic_of(service_of_book(one, exchange), one) for one in _some(symbols)]
+        return self._listen(topics, _told(callback))
+
+    def on_screener(self, callback: Callback, *keys: str, options: bool = False) -> Remove:
+        """Call back with whole lists of what moves; keys are `PREFIX_SORTFIELD_FREQUENCY`: `NASDAQ_VOLUME_5`.
+
+        Schwab takes keys that make no sense without a word and sends nothing.
+        """
+        service = SCREENERS[1] if options else SCREENERS[0]
+        return self._listen([topic_of(service, one) for one in _some(keys)], _told(callback))
+
+    # --- accounts ---
+
+    def on_order(self, callback: Callback, *, full: bool = False) -> Remove:
+        """Call back with each change of an order, whether the stream or a snapshot told it.
+
+        Args:
+            callback: a coroutine function runs on the loop, a plain function in a thread of its own.
+            full: give it the `Change` (how it was before, whether a snapshot told it) instead of the value.
+
+        Raises:
+            ConfigError: no accounts are followed.
+        """
+        return self._followed().listen(Order, callback, full=full)
+
+    def on_fill(self, callback: Callback, *, full: bool = False) -> Remove:
+        """Call back with each fill, once."""
+        return self._followed().listen(Fill, callback, full=full)
+
+    def on_position(self, callback: Callback, *, full: bool = False) -> Remove:
+        """Call back with each change of a position; a flat one has the quantity 0."""
+        return self._followed().listen(Position, callback, full=full)
+
+    def on_account(self, callback: Callback, *, full: bool = False) -> Remove:
+        """Call back with each change of a balance."""
+        return self._followed().listen(Account, callback, full=full)
+
+    def on_discrepancy(self, callback: Callback) -> Remove:
+        """Call back with everything in which a snapshot and the stream disagreed."""
+        return self._followed().listen(Discrepancy, callback)
+
+    def on_activity(self, callback: Callback) -> Remove:
+        """Call back with the raw `AccountActivity`, of all accounts of the user; its data is documented loosely."""
+        self._followed()
+        return self._listen([activity_topic()], _told(callback))
+
+    def observe_with(self, observe: Observe) -> Remove:
+        """Hand each order and fill to an order gateway (`OrderGateway.observe`) before any callback."""
+        return self._followed().observe_with(observe)
+
+    @property
+    def view(self) -> AccountView:
+        """What is known of the accounts; the present only while the stream is live.
+
+        Raises:
+            ConfigError: no accounts are followed.
+        """
+        return self._followed().view
+
+    # --- what may be believed ---
+
+    def on_event(self, callback: Callable[[StreamEvent], object]) -> Remove:
+        """Be told what changes: connected, first data, stale, reconciling, live, lost."""
+        return self._manager.on_event(callback)
+
+    @property
+    def state(self) -> ConnectionState:
+        """Whether there is a connection, which says nothing about its data."""
+        return self._manager.state
+
+    @property
+    def health(self) -> HealthStatus:
+        """How far the stream can be relied on; `reasons` says why."""
+        return self._manager.health
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What is wrong, in words; empty when nothing is."""
+        return self._manager.reasons
+
+    @property
+    def is_live(self) -> bool:
+        """Whether everything that is wanted shows the present."""
+        return self._manager.is_live
+
+    def require_live(self, symbol: str | None = None) -> None:
+        """Refuse to go on while blind: for the whole stream, or for the quotes of one symbol.
+
+        Raises:
+            StreamNotLive: what is shown is not the present, with the reasons.
+        """
+        if symbol is None:
+            self._manager.require_live()
+        else:
+            self._manager.require_live(service_of_quote(symbol), symbol)
+
+    @property
+    def manager(self) -> StreamManager:
+        """What keeps the connection, for everything else."""
+        return self._manager
+
+    # --- helpers ---
+
+    def _listen(self, topics: Sequence[Topic], callback: Callback) -> Remove:
+        removes: list[Remove] = []
+        try:
+            removes.extend(self._manager.subscribe(topic, callback) for topic in topics)
+        except ConfigError:
+            _all(removes)
+            raise
+        return partial(_all, removes)
+
+    def _quote(self, message: LevelOne) -> object:
+        return message.quote(self._clock.wall())
+
+    def _followed(self) -> AccountEvents:
+        if self._events is None:
+            raise ConfigError("no accounts are followed: name some", key="accounts")
+        return self._events
+
+    def _overflowed(self, overflow: Overflow) -> None:
+        if overflow.over:
+            self._manager.request_reconciliation(f"{overflow.missing} events were lost")
+
+    def __repr__(self) -> str:
+        return f"<SchwabStream {self._manager!r}>"
+
+
+def _some(symbols: Sequence[str]) -> Sequence[str]:
+    if not symbols:
+        raise ConfigError("at least one symbol is needed", key="symbols")
+    return [text(symbol, "symbols") for symbol in symbols]
+
+
+def _told(callback: Callback, made: Callable[[Any], object] | None = None) -> Callback:
+    """The callback without the key, and with what it is to get; a coroutine function stays one."""
+    if not callable(callback):
+        raise ConfigError(f"a callback is a function, not {callback!r}", key="callback")
+    called = getattr(callback, "__call__", None)  # noqa: B004 - an object with `async def __call__`
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(called):
+
+        async def adapted(_: str, message: StreamMessage) -> None:
+            await callback(message if made is None else made(message))
+
+        return adapted if not hasattr(callback, "__name__") else wraps(callback)(adapted)
+
+    def plain(_: str, message: StreamMessage) -> object:
+        return callback(message if made is None else made(message))
+
+    return plain if not hasattr(callback, "__name__") else wraps(callback)(plain)
+
+
+def _all(removes: Iterable[Remove]) -> None:
+    for remove in removes:
+        remove()
+
+
+def _venue_time(channel: str, arguments: Sequence[Any]) -> float | None:
+    """When Schwab says that a message happened, in epoch seconds."""
+    message = arguments[1]
+    at = getattr(message, "at", None)
+    return None if at is None or channel == ACCOUNT_ACTIVITY else at.timestamp()
