@@ -76,6 +76,15 @@ def test_a_number_that_cannot_be_is_refused(number: int, words: str) -> None:
     assert buffer.received(0.0)  # and changes nothing
 
 
+def test_what_was_acknowledged_need_not_be_said_again_when_a_replay_is_cut_off() -> None:
+    buffer = MessageBuffer()
+    buffer.received(0.0)
+    assert buffer.resume(1) is None
+    assert buffer.due(1.0) == Ack(1)
+    assert buffer.resume(2) is None  # the replay of 1 never came
+    assert buffer.received(1.0)
+
+
 def test_an_acknowledgement_goes_out_a_second_after_the_first_message() -> None:
     buffer = MessageBuffer()
     assert (buffer.deadline, buffer.due(100.0)) == (None, None)

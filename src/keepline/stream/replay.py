@@ -120,9 +120,11 @@ class MessageBuffer:
         """The peer announced its next number; a reason when that cannot be."""
         if sequence_id < 1:
             return f"the sequence number {sequence_id} is below 1"
-        if sequence_id > self._expected:
+        if (
+            sequence_id > self._seen + 1
+        ):  # not `_expected`: a replay may have been cut off after its acknowledgement
             return (
-                f"the sequence number {sequence_id} leaves a gap: {self._expected} was to come next"
+                f"the sequence number {sequence_id} leaves a gap: {self._seen + 1} was to come next"
             )
         self._expected = sequence_id
         return None
