@@ -264,3 +264,49 @@ async def test_cancelling_the_life_from_outside_still_tells_everyone() -> None:
         with pytest.raises(OutcomeUnknown):
             await call
         assert (await hub.closed()).reason == "stopped"
+
+
+async def test_a_handler_that_cancels_the_reader_is_told_as_the_end() -> None:
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    heard = Heard()
+    async with serving(ScriptedHub(heard)) as site, SignalRConnection(f"{site.url}/hub") as hub:
+        hub.on("tick", cancel)
+        await (await heard.peers.get()).call("tick")
+        lost = await hub.closed()
+    assert (lost.reason, lost.error) == ("cut", "a handler cancelled the reader")
+
+
+async def test_a_reader_that_fails_ends_the_connection_in_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(BaseException):
+        pass
+
+    def broken() -> None:
+        raise Broken
+
+    heard = Heard()
+    async with serving(ScriptedHub(heard)) as site, SignalRConnection(f"{site.url}/hub") as hub:
+        hub.on("tick", broken)
+        await (await heard.peers.get()).call("tick")
+        lost = await hub.closed()
+    assert (lost.reason, lost.error) == ("protocol", "the reader failed (Broken)")
+    assert "Stream reader failed" in caplog.text
+
+
+async def test_a_dead_peer_does_not_hold_up_the_end() -> None:
+    clock = ManualClock()
+    released = asyncio.Event()
+
+    async def deaf(peer: Peer) -> None:
+        await released.wait()
+
+    async with serving(ScriptedHub(deaf)) as site:
+        hub = SignalRConnection(f"{site.url}/hub", clock=clock)
+        await hub.start()
+        await clock.run_until(lambda: hub.state is ConnectionState.DISCONNECTED)
+        assert (await hub.closed()).reason == "timeout"
+        await hub.stop()
+        released.set()

@@ -117,6 +117,20 @@ async def test_a_page_is_no_event_stream() -> None:
         await transport.close()
 
 
+async def test_a_stream_that_does_not_begin_is_a_timeout() -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(silent) as site:
+        transport = EventsTransport(
+            HttpDoor(site.url), site.url, max_message_bytes=1000, timeout_seconds=0.02
+        )
+        with pytest.raises(TransientError, match="did not begin in time"):
+            await transport.open()
+        await transport.close()
+
+
 async def test_a_post_that_is_refused_is_a_typed_error() -> None:
     events = Events(then="wait")
     events.post_status = 404

@@ -6,6 +6,7 @@ and its socket is dropped without a goodbye first; `ended` is called once, befor
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,14 @@ from keepline.clock import Clock
 from keepline.errors import APIError, KeeplineError
 from keepline.stream.dialling import Dialled, Dialler
 from keepline.stream.port import Lost
-from keepline.stream.transport import Ending, EndingKind, Transport
+from keepline.stream.transport import Ending, EndingKind, Receiver, Transport
 from keepline.stream.wire import HubWire, Phase
 from keepline.stream.wire_events import Closed, CloseReason, WireEvent
 from keepline.telemetry import REGISTRY
 
 __all__ = ["Carriage"]
+
+log = logging.getLogger("keepline.stream")
 
 _reattached = REGISTRY.counter(
     "stream_reattached_total",
@@ -47,7 +50,8 @@ class Carriage:
         wire: the conversation, not opened yet.
         dialler: makes the transport of a reattach.
         dialled: the first transport.
-        sink: gets what happened, in order, from the reader and the timer; must not raise.
+        deliver: takes the calls that nobody waits for out of what happened; must not raise.
+        sink: gets the rest, in order, from the reader and the timer; must not raise.
         ended: is told how the conversation ended, and which way the wire calls it; must not raise.
         reattaching: is told when a reattach begins (True) and when it succeeded (False).
         clock: time.
@@ -64,6 +68,7 @@ class Carriage:
         dialler: Dialler,
         dialled: Dialled,
         *,
+        deliver: Callable[[list[WireEvent]], list[WireEvent]],
         sink: Callable[[list[WireEvent]], None],
         ended: Callable[[Lost, CloseReason], None],
         reattaching: Callable[[bool], None],
@@ -76,6 +81,7 @@ class Carriage:
         self.tap = tap
         self._dialler = dialler
         self._dialled = dialled
+        self._deliver = deliver
         self._sink = sink
         self._ended = ended
         self._reattaching = reattaching
@@ -84,6 +90,7 @@ class Carriage:
         self._outbox: list[bytes] = []
         self._to_write = asyncio.Event()
         self._over = asyncio.Event()
+        self._how: CloseReason | None = None
         self._timer: asyncio.Task[None] | None = None
         self._armed_for = _NEVER
 
@@ -123,7 +130,7 @@ class Carriage:
     async def _carry(self, transport: Transport) -> Ending | None:
         """Read and write until the transport ends, or (None) the conversation."""
         loop = asyncio.get_running_loop()
-        reading = loop.create_task(transport.run(self._receive), name="stream reader")
+        reading = loop.create_task(transport.run(self._receiver()), name="stream reader")
         writing = loop.create_task(self._write(transport), name="stream writer")
         over = loop.create_task(self._over.wait(), name="stream end")
         tasks: list[asyncio.Task[Any]] = [reading, writing, over]
@@ -135,27 +142,28 @@ class Carriage:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._over.is_set():
             return None
-        if reading.cancelled():
-            return Ending(EndingKind.CUT, f"writing failed: {writing.result()}")
-        return reading.result()
+        return _ending_of(reading, writing)
 
-    def _receive(self, data: bytes) -> None:
-        now = self.received_at = self._now()
-        if self.tap is not None:
-            self.tap(data, now)
-        wire = self.wire
-        events = wire.receive(data, now)
-        if events:
-            self._sink(events)
-            self._look_for_end(events)
-        out = wire.take()
-        if out:
-            self._outbox += out
-            self._to_write.set()
-            self.room.clear()
-        if self._dialled.stateful:
-            self.attend()
-            self._make_room()
+    def _receiver(self) -> Receiver:
+        """The hot path: one call per chunk. What a call from the server does to the wire shows in other events."""
+        clock, hear, deliver = self._now, self.wire.receive, self._deliver
+        stateful = self._dialled.stateful
+
+        def receive(data: bytes) -> None:
+            now = self.received_at = clock()
+            if self.tap is not None:
+                self.tap(data, now)
+            rest = deliver(hear(data, now))
+            if rest:
+                self._sink(rest)
+                self._look_for_end(rest)
+                self.push()
+            if stateful:
+                self.push()
+                self.attend()
+                self._make_room()
+
+        return receive
 
     async def _write(self, transport: Transport) -> APIError:
         while True:
@@ -205,6 +213,7 @@ class Carriage:
         reason = _REASONS[said.reason]
         if said.reason is CloseReason.LOST and kind is not None:
             reason = _ENDINGS.get(kind, reason)
+        self._how = said.reason
         self._over.set()
         self._ended(Lost(reason, said.error or None, said.allow_reconnect), said.reason)
         self.room.set()
@@ -261,6 +270,8 @@ class Carriage:
         if self._timer is not None:
             self._timer.cancel()
             await asyncio.gather(self._timer, return_exceptions=True)
+        if self._how in (CloseReason.SILENT, CloseReason.LOST):  # nobody is there to listen
+            return await transport.abort()
         try:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 if self._outbox:
@@ -268,6 +279,19 @@ class Carriage:
                 await transport.close()
         except (APIError, TimeoutError):
             await transport.abort()
+        return None
 
     def __repr__(self) -> str:
         return f"<Carriage {self._dialled!r} {self.wire.phase.name}>"
+
+
+def _ending_of(reading: "asyncio.Task[Ending]", writing: "asyncio.Task[APIError]") -> Ending:
+    if not reading.cancelled():
+        error = reading.exception()
+        if error is None:
+            return reading.result()
+        log.error("Stream reader failed", exc_info=error)
+        return Ending(EndingKind.BROKEN, f"the reader failed ({type(error).__name__})")
+    if writing.cancelled():
+        return Ending(EndingKind.CUT, "a handler cancelled the reader")
+    return Ending(EndingKind.CUT, f"writing failed: {writing.result()}")

@@ -149,7 +149,6 @@ class SignalRConnection:
         self._answering = Answering(
             self._answer, clock=clock, limit=max_running, seconds=result_timeout, types=types
         )
-        self._deliver = self._answering.dispatch.deliver
         self._calls = Calls(self._cancel)
         self._uploads = Uploads(lambda: self._carriage)
         self._state = ConnectionState.DISCONNECTED
@@ -207,7 +206,6 @@ class SignalRConnection:
             self._ended(Lost("failed", str(error)), CloseReason.LOST)
             if self._life is not None:
                 await asyncio.wait([self._life])
-            self._gone.set()
             raise
 
     async def stop(self) -> None:
@@ -219,7 +217,6 @@ class SignalRConnection:
             await asyncio.wait([self._starting])
         if self._carriage is None or self._life is None:
             self._ended(Lost("stopped", None, False), CloseReason.OURS)
-            self._gone.set()
             return
         self._carriage.close()
         mine = asyncio.current_task()
@@ -229,7 +226,7 @@ class SignalRConnection:
             await asyncio.wait([self._life])
 
     async def closed(self) -> Lost:
-        """Return once the connection has ended, and why; nothing of it runs any more.
+        """Return as soon as the connection has ended, and why; `stop` waits until nothing of it is left.
 
         Raises:
             Closed: it was never started.
@@ -394,6 +391,7 @@ class SignalRConnection:
             wire,
             dialler,
             dialled,
+            deliver=self._answering.dispatch.deliver,
             sink=self._heard,
             ended=self._ended,
             reattaching=self._reattaching,
@@ -418,16 +416,13 @@ class SignalRConnection:
         finally:
             await self._uploads.stop()
             await self._answering.stop()
-            self._gone.set()
 
     def _heard(self, events: list[WireEvent]) -> None:
-        """What happened, in order; calls that nobody waits for are with their handlers already when the rest comes."""
-        for happened in self._deliver(events):
-            kind = type(happened)
-            if kind is Invocation:
-                self._answering.asked(happened)
-            elif kind in _HEARD:
-                _HEARD[kind](self, happened)
+        """What happened, in order, without the calls that nobody waits for: those were delivered before."""
+        for happened in events:
+            hear = _HEARD.get(type(happened))
+            if hear is not None:
+                hear(self, happened)
 
     def _hear_open(self, _: HandshakeDone) -> None:
         self._state = ConnectionState.CONNECTED
@@ -464,6 +459,7 @@ class SignalRConnection:
         if self._lost is not None:
             return
         self._lost = lost
+        self._gone.set()
         self._state = ConnectionState.DISCONNECTED
         if self._opened is not None and not self._opened.done():
             self._opened.set_exception(start_failure(lost, how, self._name))
@@ -505,6 +501,7 @@ class SignalRConnection:
 
 _HEARD: dict[type, Callable[[SignalRConnection, Any], None]] = {
     HandshakeDone: SignalRConnection._hear_open,
+    Invocation: lambda self, happened: self._answering.asked(happened),
     Answered: lambda self, happened: self._calls.answered(happened),
     Item: lambda self, happened: self._calls.item(happened),
     Ended: lambda self, happened: self._calls.ended(happened),

@@ -4,6 +4,7 @@ Invariants: the stream is never asked for a second time behind our back; `open` 
 which the server writes at once; posts go one after the other.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import ClassVar
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from keepline.errors import APIError, PermanentError
+from keepline.errors import APIError, PermanentError, TransientError
 from keepline.http import Headers
 from keepline.stream.messages import Malformed
 from keepline.stream.sse import EventReader
@@ -50,9 +51,16 @@ class EventsTransport:
 
     async def open(self) -> None:
         limits = aiohttp.ClientTimeout(total=None, connect=self._seconds)
-        answer = await self._stack.enter_async_context(
-            self._door.opened("GET", self._url, limits, headers=_HEADERS)
-        )
+        opening = self._door.opened("GET", self._url, limits, headers=_HEADERS)
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await self._stack.enter_async_context(opening)
+        except TimeoutError:
+            raise TransientError(
+                "the event stream did not begin in time",
+                category="timeout",
+                endpoint=f"GET {urlsplit(self._url).path}",
+            ) from None
         if answer.status != 200:
             raise refusal("GET", self._url, Answer(answer.status, Headers(answer.headers), b""))
         if answer.content_type != "text/event-stream":

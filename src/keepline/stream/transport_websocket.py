@@ -80,6 +80,8 @@ class WebSocketTransport:
     async def abort(self) -> None:
         self._ours = True
         await self._door.abort()
+        if self._socket is not None:
+            await self._socket.close()  # nothing leaves any more, but aiohttp lets go of its side
 
     def _ending(self, message: Any) -> Ending:
         if self._ours:
