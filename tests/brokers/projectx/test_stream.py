@@ -16,7 +16,7 @@ from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.stream import ProjectXStream
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.clock import SYSTEM_CLOCK
-from keepline.errors import ConfigError, StreamNotLive
+from keepline.errors import ConfigError, PermanentError, StreamNotLive
 from keepline.model import (
     Account,
     DepthUpdate,
@@ -33,6 +33,7 @@ from keepline.sandbox.server import SandboxServer
 from keepline.sandbox.signalr_server import SignalRSettings
 from keepline.stream.dial_budget import DialLimiter
 from keepline.stream.events import EventKind, StreamEvent
+from keepline.stream.health import HealthStatus
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.settings import StreamSettings
 from keepline.stream.snapshot import Discrepancy, DiscrepancyKind
@@ -254,6 +255,97 @@ async def test_an_event_that_cannot_be_read_makes_the_stream_look(desk: Desk) ->
         desk.sandbox.signalr.push("GatewayUserTrade", {"accountId": 1001, "id": "?"}, hub="user")
         change = await fills.first(lambda c: c.value.order_id == placed.order_id)
     assert change.recovered
+
+
+@pytest.mark.parametrize("encoding", ["json", "messagepack"])
+async def test_other_ways_to_connect_tell_the_same(desk: Desk, encoding: str) -> None:
+    quotes, fills = Told(), Told()
+    way = {"encoding": encoding, "skip_negotiation": False, "token_in": "header"}
+    async with desk.live(contracts=[CONTRACT], **way) as stream:
+        stream.on_quote(quotes)
+        stream.on_fill(fills)
+        placed = await ProjectXTrading(desk.client).place(desk.intent(1))
+        (quote, *_) = await quotes.until(bool)
+        fill = await fills.first(lambda f: f.order_id == placed.order_id)
+        assert {dial.token_in for dial in desk.sandbox.signalr.dials} == {"header"}
+    assert isinstance(quote, Quote)
+    assert quote.last is not None
+    assert fill.price == fill.price.quantize(Decimal("0.25"))
+
+
+async def test_a_token_in_the_address_is_asked_for_anew_at_each_connect(desk: Desk) -> None:
+    events = Told()
+    async with desk.live() as stream:
+        stream.on_event(events)
+        desk.token = desk.sandbox.issue().access_token
+        desk.sandbox.venue.revoke("access")
+        desk.token = desk.sandbox.issue().access_token
+        desk.sandbox.signalr.cut(hub="user")
+        await events.first(lambda e: e.kind is EventKind.LIVE)
+        assert [dial.status for dial in desk.sandbox.signalr.dials] == [101, 101]
+
+
+async def test_after_a_gap_a_quote_holds_only_what_was_told_since(desk: Desk) -> None:
+    quotes, events = Told(), Told()
+    async with desk.live(accounts=(), contracts=[CONTRACT]) as stream:
+        stream.on_event(events)
+        end = stream.on_quote(quotes)
+        await quotes.until(bool)
+        assert stream.quote(CONTRACT) == quotes.items[-1]
+        end()
+        desk.sandbox.fault("cut_stream", on=["market_hub"])
+        await events.first(lambda e: e.kind is EventKind.LOST)
+        assert stream.quote(CONTRACT) is None
+
+
+async def test_a_plain_function_is_called_too(desk: Desk) -> None:
+    loop, heard = asyncio.get_running_loop(), Told()
+
+    def plain(quote: Quote) -> None:
+        asyncio.run_coroutine_threadsafe(heard(quote), loop)
+
+    async with desk.live(accounts=(), contracts=[CONTRACT]) as stream:
+        stream.on_quote(plain)
+        (quote, *_) = await heard.until(bool)
+    assert quote.instrument == CONTRACT
+
+
+async def test_who_is_too_slow_for_his_fills_is_told_of_and_the_view_has_them(desk: Desk) -> None:
+    events, positions, go_on = Told(), Told(), asyncio.Event()
+
+    async def slow(_: Fill) -> None:
+        await go_on.wait()
+
+    narrow = StreamSettings(backoff=(0.0,), jitter=0.0, mailbox=1)
+    async with desk.live(settings=narrow) as stream:
+        stream.on_event(events)
+        stream.on_fill(slow)
+        stream.on_position(positions)
+        for number in range(1, 4):
+            await ProjectXTrading(desk.client).place(desk.intent(number))
+            await positions.first(lambda p, held=2 * number: p.quantity == held)
+        told = await events.first(lambda e: e.kind is EventKind.OVERFLOW)
+        assert (told.stream, told.channel) == ("projectx.user", "fill")
+        assert len(stream.view.fills) == 3
+        go_on.set()
+
+
+async def test_what_is_known_says_when_and_how_well(desk: Desk) -> None:
+    async with desk.live(contracts=[CONTRACT]) as stream:
+        assert (stream.health, stream.reasons) == (HealthStatus.HEALTHY, ())
+        assert stream.reconciled_at is not None
+        assert "projectx.user" in repr(stream)
+    assert stream.health is not HealthStatus.HEALTHY
+    assert not stream.is_live
+
+
+async def test_a_stream_that_cannot_begin_leaves_nothing_behind(desk: Desk) -> None:
+    once = StreamSettings(attempts=1)
+    desk.token = "wrong"
+    with pytest.raises(PermanentError) as caught:
+        async with desk.stream(settings=once):
+            pytest.fail("a refused token cannot connect")
+    assert caught.value.status == 401
 
 
 # -------------------------------------------------------------------------------------------------------------- orders
