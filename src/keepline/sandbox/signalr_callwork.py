@@ -133,6 +133,7 @@ class Calls:
         self._unwanted: set[str] = set()
         self._queued: set[str] = set()
         self._uploads: dict[str, asyncio.Queue[StreamItem | Completion]] = {}
+        self._complete: set[str] = set()
         self._asked: dict[str, asyncio.Future[Completion]] = {}
         self._streams: dict[str, asyncio.Task[str | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,11 +149,12 @@ class Calls:
             case Invocation() | StreamInvocation():
                 await self._enqueue(message)
             case StreamItem():
-                if message.id in self._uploads:
+                if message.id in self._uploads and message.id not in self._complete:
                     await self._uploads[message.id].put(message)
             case Completion():
-                if message.id in self._uploads:
-                    await self._uploads.pop(message.id).put(message)
+                if message.id in self._uploads and message.id not in self._complete:
+                    self._complete.add(message.id)
+                    await self._uploads[message.id].put(message)
                 asked = self._asked.pop(message.id, None)
                 if asked is not None and not asked.done():
                     asked.set_result(message)
@@ -293,6 +295,7 @@ class Calls:
     def _forget_uploads(self, call: _Call) -> None:
         """What still comes for its uploads is ignored, and whoever waits to put it in goes on."""
         for name in call.stream_ids:
+            self._complete.discard(name)
             queue = self._uploads.pop(name, None)
             if queue is not None:
                 _drain(queue)

@@ -48,6 +48,7 @@ class HubConnection:
         strike: its faults.
         parted: called when a transport has left it and another one may come.
         shaken: called when the handshake is done.
+        changed: called when a transport came, and for every message.
         over: called once when it has ended.
         token: the bearer.
         token_in: where it was.
@@ -63,6 +64,7 @@ class HubConnection:
         strike: Strike,
         parted: Callable[["HubConnection"], None],
         shaken: Callable[["HubConnection"], None],
+        changed: Callable[[], None],
         over: Callable[["HubConnection"], None],
         token: str = "",
         token_in: str = "",
@@ -73,7 +75,8 @@ class HubConnection:
         self.sent = self.received = 0
         self.memory: dict[str, Any] = {}
         self._clock, self._strike = clock, strike
-        self._parted, self._after_handshake, self._over = parted, shaken, over
+        self._parted, self._after_handshake = parted, shaken
+        self._changed, self._over = changed, over
         self._ready = asyncio.Event()
         self._free = asyncio.Event()
         self._room = asyncio.Event()
@@ -101,6 +104,7 @@ class HubConnection:
         self._abort, self._alive = abort, alive
         self._free.clear()
         self.wake()
+        self._changed()
 
     def detach(self) -> None:
         """The transport is gone and another one may carry on."""
@@ -157,6 +161,7 @@ class HubConnection:
         self.wake()
         for message in heard:
             self.received += 1
+            self._changed()
             await self._calls.hear(message)
 
     # --- what the server does ---
@@ -249,6 +254,7 @@ class HubConnection:
     def _send(self, message: Answer) -> None:
         self.wire.send(message, now=self._now())
         self.wake()
+        self._changed()
 
     async def _suffered(self, out: list[bytes]) -> list[bytes]:
         """The frames of some messages, after what faults do to them."""

@@ -193,7 +193,7 @@ class Gate:
         answer: web.StreamResponse = web.Response()
         if not is_new:
             answer = await serve_poll(request, connection, clock=self._clock)
-        if not connection.is_over:
+        if not connection.is_over and not connection.memory.get("polls"):
             endpoint = self._endpoints[connection.hub.name]
             endpoint.detach(connection.seat, keep=True, now=self._clock.boottime())
         return answer

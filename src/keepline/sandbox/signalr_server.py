@@ -183,7 +183,7 @@ class SignalRServer:
         return {name: now.get(name, self._counts[name]) for name in HUB_COUNTERS}
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Return once something holds that follows from connections coming, going or shaking hands."""
+        """Return once something holds that follows from connections coming, going or being answered."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -242,6 +242,7 @@ class SignalRServer:
             strike=partial(self._strike, f"{hub}_hub"),
             parted=self._parted,
             shaken=self._shaken,
+            changed=self.changed,
             over=self._forget,
             token=token[0],
             token_in=token[1],

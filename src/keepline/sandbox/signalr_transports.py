@@ -74,19 +74,20 @@ async def serve_poll(
     request: web.Request, connection: HubConnection, *, clock: Clock
 ) -> web.StreamResponse:
     """Answer one poll: with what there is, with nothing after `POLL_SECONDS`, with 204 when it is over."""
+    number = connection.memory["poll"] = connection.memory.get("poll", 0) + 1
     _attach(request, connection, looked_after=True)
+    connection.memory["polls"] = connection.memory.get("polls", 0) + 1
     try:
-        return await _poll(request, connection, clock)
+        return await _poll(request, connection, clock, number)
     finally:
+        connection.memory["polls"] -= 1
         if connection.memory.get("deleted"):
             connection.finish()
 
 
 async def _poll(
-    request: web.Request, connection: HubConnection, clock: Clock
+    request: web.Request, connection: HubConnection, clock: Clock, number: int
 ) -> web.StreamResponse:
-    number = connection.memory["poll"] = connection.memory.get("poll", 0) + 1
-    connection.wake()
     until = clock.boottime() + POLL_SECONDS
     while connection.memory["poll"] == number and not _is_gone(request):
         found = b"".join(await connection.some())
