@@ -240,7 +240,8 @@ class Gate:
             await self._clock.sleep(plan.delay)
         if not plan.cut:
             return plan, None
-        self._dialled(hub, route, request, 0)
+        if route != "send":
+            self._dialled(hub, route, request, 0)
         return plan, cut(request)
 
     async def _still_there(self, seat: Seat) -> bool:
