@@ -1,6 +1,7 @@
 """ProjectX's streams against the sandbox: both endpoints, what was missed, who is told, who is refused."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -528,3 +529,17 @@ async def test_a_token_is_nowhere_to_be_seen(desk: Desk, caplog: pytest.LogCaptu
         assert desk.token not in repr(stream)
         assert desk.asked > 0
     assert desk.token not in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------- its own page
+
+
+async def test_the_example_of_the_reference_trades(desk: Desk, tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs/reference/brokers.md"
+    (code,) = re.findall(r"```python\n(from decimal.*?buy_one.*?)```", page.read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    url = desk.sandbox.url
+    outcome = await names["buy_one"](desk.give, tmp_path / "orders", api=url, rtc=url)
+    assert outcome.state is OutcomeState.ACCEPTED
+    assert [order.tag for order in desk.sandbox.market.orders] == ["entry-1"]

@@ -50,6 +50,8 @@ from keepline.stream.view import AccountView
 __all__ = ["ProjectXStream"]
 
 _EVENTS = "event"
+# at the end, so that nobody takes the old for the present, and at the beginning, for what still came after the end
+_GAPS = (EventKind.LOST, EventKind.CONNECTED)
 
 
 @runtime_checkable
@@ -423,7 +425,7 @@ class ProjectXStream:
         self._events.reconciliation.suspect(*whom, reason=f"{doubt.channel}: {doubt.reason}")
 
     def _told(self, event: StreamEvent) -> None:
-        if event.kind is EventKind.LOST and event.stream == f"{self.name}.market":
+        if event.kind in _GAPS and event.stream == f"{self.name}.market":
             self._quotes.forget()
         self._listeners.push(self._listeners.route(_EVENTS, ""), (event,), "")
 
