@@ -54,6 +54,8 @@ DECIDERS = {
     "stream/codec_json.py",
     "stream/codec_messagepack.py",
     "stream/dispatch.py",
+    "stream/encode.py",
+    "stream/ledger.py",
     "stream/explain.py",
     "stream/framing.py",
     "stream/handshake.py",

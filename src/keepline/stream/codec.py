@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 from keepline.errors import ConfigError
 from keepline.stream.binding import Types
-from keepline.stream.codec_json import JsonDecoder, encode_json
-from keepline.stream.codec_messagepack import MessagePackDecoder, encode_messagepack
+from keepline.stream.codec_json import JsonDecoder
+from keepline.stream.codec_messagepack import MessagePackDecoder
+from keepline.stream.encode import encode_json, encode_messagepack
 from keepline.stream.framing import LARGEST_MESSAGE
 from keepline.stream.messages import Decoded, Message
 

@@ -10,12 +10,11 @@ takes `"result":null` beside an error (as JavaScript); refuses empty ids, target
 (as JavaScript and .NET since 2025); takes null for an absent call_id, error, headers or streamIds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from keepline.errors import ConfigError
 from keepline.stream.binding import Types, misfit
 from keepline.stream.framing import LARGEST_MESSAGE, RECORD_SEPARATOR, Oversize, RecordSplitter
 from keepline.stream.messages import (
@@ -27,14 +26,13 @@ from keepline.stream.messages import (
     Decoded,
     Invocation,
     Malformed,
-    Message,
     Ping,
     Sequence,
     StreamInvocation,
     StreamItem,
 )
 
-__all__ = ["JsonDecoder", "encode_json"]
+__all__ = ["JsonDecoder"]
 
 _NOTHING: Final = msgspec.Raw()
 _ARGUMENTS: Final = b',"arguments":'
@@ -333,64 +331,3 @@ def _unreadable(record: bytes, error: Exception) -> Malformed | None:
     except _UNREADABLE:
         return Malformed(f"not a message: {error}")
     return Malformed(f"a message of type {kind}: {error}") if 1 <= kind <= 9 else None
-
-
-def encode_json(message: Message) -> bytes:
-    """A message as JSON with its separator behind it.
-
-    Raises:
-        ConfigError: a value cannot be written as JSON.
-    """
-    try:
-        return msgspec.json.encode(_WRITE[type(message)](message)) + RECORD_SEPARATOR
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(
-            f"a value in {type(message).__name__} cannot be sent as JSON: {error}"
-        ) from error
-
-
-def _begin(kind: int, headers: Mapping[str, str] | None) -> dict[str, Any]:
-    return {"type": kind, "headers": headers} if headers else {"type": kind}
-
-
-def _write_call(kind: int, message: Invocation | StreamInvocation) -> dict[str, Any]:
-    out = _begin(kind, message.headers)
-    if message.id is not None:
-        out["invocationId"] = message.id
-    out["target"] = message.target
-    out["arguments"] = message.arguments
-    if message.stream_ids:
-        out["streamIds"] = message.stream_ids
-    return out
-
-
-def _write_completion(message: Completion) -> dict[str, Any]:
-    out = _begin(3, message.headers)
-    out["invocationId"] = message.id
-    if message.error is not None:
-        out["error"] = message.error
-    elif message.result is not msgspec.UNSET:
-        out["result"] = message.result
-    return out
-
-
-def _write_close(message: Close) -> dict[str, Any]:
-    out: dict[str, Any] = {"type": 7}
-    if message.error is not None:
-        out["error"] = message.error
-    if message.allow_reconnect:
-        out["allowReconnect"] = True
-    return out
-
-
-_WRITE: Final[dict[type, Callable[[Any], dict[str, Any]]]] = {
-    Invocation: lambda m: _write_call(1, m),
-    StreamItem: lambda m: _begin(2, m.headers) | {"invocationId": m.id, "item": m.item},
-    Completion: _write_completion,
-    StreamInvocation: lambda m: _write_call(4, m),
-    CancelInvocation: lambda m: _begin(5, m.headers) | {"invocationId": m.id},
-    Ping: lambda m: {"type": 6},
-    Close: _write_close,
-    Ack: lambda m: {"type": 8, "sequenceId": m.sequence_id},
-    Sequence: lambda m: {"type": 9, "sequenceId": m.sequence_id},
-}

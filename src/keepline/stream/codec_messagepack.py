@@ -8,8 +8,7 @@ the general way, and both give the same.
 Where implementations differ, this one: waits for the rest of a partial message (as .NET); takes missing stream ids
 and a missing last item of Close; refuses empty ids, targets, header names and header values (as .NET since 2025);
 lets a call with missing or unfit arguments, and a completion with a missing or unfit result, fail alone (as .NET
-since 2025). It writes floats with 64 bits and instants as timestamps; enumerations by their values, which .NET
-expects to be the names.
+since 2025).
 """
 
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from keepline.errors import ConfigError
 from keepline.stream.binding import Types, misfit
-from keepline.stream.framing import LARGEST_MESSAGE, Oversize, frame_binary, read_length
+from keepline.stream.framing import LARGEST_MESSAGE, Oversize, read_length
 from keepline.stream.messages import (
     Ack,
     BindingFailure,
@@ -29,14 +27,13 @@ from keepline.stream.messages import (
     Decoded,
     Invocation,
     Malformed,
-    Message,
     Ping,
     Sequence,
     StreamInvocation,
     StreamItem,
 )
 
-__all__ = ["MessagePackDecoder", "encode_messagepack"]
+__all__ = ["MessagePackDecoder"]
 
 _NOTHING: Final = msgspec.Raw()
 _PING: Final = Ping()
@@ -325,44 +322,3 @@ def _misfit(expected: tuple[Any, ...] | None, raw: msgspec.Raw, error: Exception
         return misfit(expected or (), len(_count(raw)), error)
     except _UNREADABLE:
         return "the arguments are missing or no array"
-
-
-def encode_messagepack(message: Message) -> bytes:
-    """A message as MessagePack with its length before it.
-
-    Raises:
-        ConfigError: a value cannot be written as MessagePack.
-    """
-    try:
-        return frame_binary(msgspec.msgpack.encode(_WRITE[type(message)](message)))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(
-            f"a value in {type(message).__name__} cannot be sent as MessagePack: {error}"
-        ) from error
-
-
-def _write_completion(message: Completion) -> list[Any]:
-    begin = [3, message.headers or {}, message.id]
-    if message.error is not None:
-        return [*begin, _FAILED, message.error]
-    if message.result is msgspec.UNSET:
-        return [*begin, _VOID]
-    return [*begin, _VALUE, message.result]
-
-
-def _write_call(kind: int, message: Invocation | StreamInvocation) -> list[Any]:
-    ids = message.stream_ids
-    return [kind, message.headers or {}, message.id, message.target, message.arguments, ids]
-
-
-_WRITE: Final[dict[type, Callable[[Any], list[Any]]]] = {
-    Invocation: lambda m: _write_call(1, m),
-    StreamItem: lambda m: [2, m.headers or {}, m.id, m.item],
-    Completion: _write_completion,
-    StreamInvocation: lambda m: _write_call(4, m),
-    CancelInvocation: lambda m: [5, m.headers or {}, m.id],
-    Ping: lambda m: [6],
-    Close: lambda m: [7, m.error, m.allow_reconnect],
-    Ack: lambda m: [8, m.sequence_id],
-    Sequence: lambda m: [9, m.sequence_id],
-}

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
-import msgspec
-
 from keepline import errors
 from keepline.stream.binding import Types
 from keepline.stream.codec import Codec
 from keepline.stream.framing import LARGEST_MESSAGE
 from keepline.stream.handshake import HandshakeReader, read_response, write_request
+from keepline.stream.ledger import Ledger, Waiting
 from keepline.stream.messages import (
     Ack,
     BindingFailure,
@@ -88,14 +87,6 @@ _HOPELESS: Final = re.compile(r"^The protocol '.*' is not supported|does not sup
 _OPEN: Final = Phase.OPEN  # looked up for every frame
 
 
-class _Waiting(Enum):
-    """What an id of ours stands for."""
-
-    CALL = auto()
-    STREAM = auto()
-    CANCELLED = auto()  # items may still be under way
-
-
 class HubWire:
     """One conversation; a new object for each negotiated connection.
 
@@ -116,8 +107,8 @@ class HubWire:
     """
 
     __slots__ = ("_buffer", "_codec", "_decoder", "_feed", "_handshake_timeout", "_heard", "_inherent", "_keep_alive",
-                 "_last_id", "_now", "_out", "_owed", "_phase", "_ping_at", "_reader", "_resuming",
-                 "_server_timeout", "_shake_by", "_types", "_waiting")  # fmt: skip
+                 "_ledger", "_now", "_out", "_phase", "_ping_at", "_reader", "_resuming", "_server_timeout",
+                 "_shake_by", "_types")  # fmt: skip
 
     def __init__(
         self,
@@ -144,9 +135,7 @@ class HubWire:
         self._phase = Phase.NEW
         self._reader = HandshakeReader()
         self._out: list[bytes] = []
-        self._waiting: dict[str, _Waiting] = {}
-        self._owed: set[str] = set()
-        self._last_id = 0
+        self._ledger = Ledger(self._types)
         self._resuming = False
         self._now = self._heard = self._ping_at = self._shake_by = 0.0
 
@@ -285,9 +274,9 @@ class HubWire:
         stream_ids: Sequence[str] = (),
     ) -> str:
         """Call a method; `Answered` will have this id."""
-        call_id = self._new_id()
-        self._types.expect_result(call_id, result_type)
-        return self._wait(Invocation(target, arguments, call_id, stream_ids), _Waiting.CALL)
+        call_id = self._ledger.new_id()
+        call = Invocation(target, arguments, call_id, stream_ids)
+        return self._await(call_id, call, Waiting.CALL, result_type)
 
     def open_stream(
         self,
@@ -298,23 +287,19 @@ class HubWire:
         stream_ids: Sequence[str] = (),
     ) -> str:
         """Call a streaming method; `Item` and at last `Ended` will have this id."""
-        call_id = self._new_id()
-        self._types.expect_result(call_id, item_type)
-        return self._wait(StreamInvocation(target, arguments, call_id, stream_ids), _Waiting.STREAM)
+        call_id = self._ledger.new_id()
+        call = StreamInvocation(target, arguments, call_id, stream_ids)
+        return self._await(call_id, call, Waiting.STREAM, item_type)
 
     def cancel(self, call_id: str) -> None:
         """Want no more of a stream, or forget a call; no event with this id will come. Unknown ids are left alone."""
-        waiting = self._waiting.get(call_id)
-        if waiting is None or waiting is _Waiting.CANCELLED:
-            return
-        self._waiting[call_id] = _Waiting.CANCELLED
-        self._types.forget_result(call_id)
-        if waiting is _Waiting.STREAM and self._phase in (Phase.OPEN, Phase.LOST):
+        waiting = self._ledger.cancel(call_id)
+        if waiting is Waiting.STREAM and self._phase in (Phase.OPEN, Phase.LOST):
             self._say(CancelInvocation(call_id))  # a server of version 9 knows no cancelled calls
 
     def new_upload(self) -> str:
         """An id for a stream of ours: give it to a call in `stream_ids`, then `upload` and `finish_upload`."""
-        return self._new_id()
+        return self._ledger.new_id()
 
     def upload(self, stream_id: str, item: Any) -> None:
         """One item of a stream of ours."""
@@ -326,26 +311,21 @@ class HubWire:
 
     def complete(self, call_id: str, result: Any = None, *, error: str | None = None) -> bool:
         """Answer a call of the server's; False when it is answered already or was never made."""
-        if call_id not in self._owed or self._phase not in (Phase.OPEN, Phase.LOST):
+        if not self._ledger.owes(call_id) or self._phase not in (Phase.OPEN, Phase.LOST):
             return False
         self._say(
             Completion(call_id, error=error) if error is not None else Completion(call_id, result)
         )
-        self._owed.discard(call_id)
+        self._ledger.answered(call_id)
         return True
 
-    def _new_id(self) -> str:
-        self._last_id += 1
-        return str(self._last_id)
-
-    def _wait(self, message: Invocation | StreamInvocation, waiting: _Waiting) -> str:
-        call_id = message.id or ""
+    def _await(self, call_id: str, call: Message, waiting: Waiting, kind: Any) -> str:
+        self._ledger.wait(call_id, waiting, kind)
         try:
-            self._say(message)
+            self._say(call)
         except errors.KeeplineError:
-            self._types.forget_result(call_id)
+            self._ledger.forget(call_id)
             raise
-        self._waiting[call_id] = waiting
         return call_id
 
     def _say(self, message: Message) -> None:
@@ -389,7 +369,7 @@ class HubWire:
                     continue
             if kind is Invocation:
                 if message.id is not None:  # type: ignore[union-attr]
-                    self._owed.add(message.id)  # type: ignore[union-attr]
+                    self._ledger.owe(message.id)  # type: ignore[union-attr]
                 events.append(message)  # type: ignore[arg-type]
                 continue
             _HEAR[kind](self, message, events)
@@ -404,55 +384,34 @@ class HubWire:
             self._say(ack)
 
     def _hear_item(self, message: StreamItem, events: list[WireEvent]) -> None:
-        waiting = self._waiting.get(message.id)
-        if waiting is _Waiting.STREAM:
-            events.append(Item(message.id, message.item))
-        elif waiting is not _Waiting.CANCELLED:
-            events.append(Stray("item", message.id))
+        event = self._ledger.item(message)
+        if event is not None:
+            events.append(event)
 
     def _hear_completion(self, message: Completion, events: list[WireEvent]) -> None:
-        result = None if message.result is msgspec.UNSET else message.result
-        self._finish(message.id, result, message.error, False, events)
-
-    def _finish(
-        self, call_id: str, result: Any, error: str | None, unfit: bool, events: list[WireEvent]
-    ) -> None:
-        waiting = self._waiting.pop(call_id, None)
-        self._types.forget_result(call_id)
-        if waiting is None:
-            events.append(Stray("completion", call_id))
-        elif waiting is _Waiting.STREAM:
-            events.append(Ended(call_id, error, unfit))
-        elif waiting is _Waiting.CALL:
-            events.append(Answered(call_id, result, error, unfit))
+        event = self._ledger.completion(message)
+        if event is not None:
+            events.append(event)
 
     def _hear_unbound(self, failure: BindingFailure, events: list[WireEvent]) -> None:
-        call_id = failure.id
         if failure.target:
-            if call_id is not None:
-                self._say(Completion(call_id, error=f"{failure.target}: {failure.reason}"))
+            if failure.id is not None:
+                self._say(Completion(failure.id, error=f"{failure.target}: {failure.reason}"))
             events.append(Unbound(failure))
-        elif call_id is not None:
-            if failure.stream:
-                self._unfit_item(call_id, failure.reason, events)
-            else:
-                self._finish(call_id, None, failure.reason, True, events)
-
-    def _unfit_item(self, call_id: str, reason: str, events: list[WireEvent]) -> None:
-        if self._waiting.get(call_id) is _Waiting.STREAM:
+            return
+        call_id = failure.id or ""
+        event = self._ledger.unfit(call_id, failure)
+        if event is not None:
+            events.append(event)
+        if failure.stream:
             self.cancel(call_id)
-            events.append(Ended(call_id, reason, True))
-        elif call_id not in self._waiting:
-            events.append(Stray("item", call_id))
 
     def _hear_stream_call(self, message: StreamInvocation, events: list[WireEvent]) -> None:
         reason = "a client offers no streams"
         self._hear_unbound(BindingFailure(message.target, message.id, reason, True), events)
 
     def _hear_cancel(self, message: CancelInvocation, events: list[WireEvent]) -> None:
-        known = message.id in self._owed
-        self._owed.discard(message.id)
-        events.append(Cancelled(message.id) if known else Stray("cancellation", message.id))
+        events.append(self._ledger.withdrawn(message.id))
 
     def _hear_ping(self, message: Ping, events: list[WireEvent]) -> None:
         pass  # that something arrived was all
