@@ -27,7 +27,7 @@ from keepline.sandbox.signalr_transports import (
 )
 from keepline.sandbox.venue import Reply
 
-__all__ = ["Dial", "Gate", "Token"]
+__all__ = ["Dial", "Gate", "Inside", "Token"]
 
 _MOST_DIALS = 10_000
 _REATTACH_WAIT = 0.5
