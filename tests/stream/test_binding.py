@@ -53,4 +53,5 @@ def test_a_type_that_cannot_be_decoded_is_refused_when_it_is_named() -> None:
 def test_a_misfit_tells_numbers_before_types() -> None:
     error = ValueError("Expected `int`")
     assert misfit((int,), 2, error) == "2 argument(s) arrived where 1 are expected"
+    assert misfit(None, 1, error) == "the arguments cannot be read: Expected `int`"
     assert misfit((int,), 1, error) == "an argument has another type than expected: Expected `int`"

@@ -152,10 +152,19 @@ def test_what_breaks_the_protocol_is_malformed_and_nothing_follows(text: str) ->
     assert decoder.feed('{"type":6}\x1e') == []
 
 
-def test_invalid_utf8_in_a_call_is_malformed_or_unread() -> None:
+def test_invalid_utf8_in_an_envelope_is_malformed() -> None:
     for frame in (b'{"type":1,"target":"\xff","arguments":[]}\x1e', b'{"type":\xff}\x1e'):
         (failure,) = JSON.decoder().feed(frame)
         assert isinstance(failure, Malformed)
+
+
+@pytest.mark.parametrize("kinds", [None, (str,)])
+def test_invalid_utf8_in_arguments_fails_alone(kinds: tuple[type, ...] | None) -> None:
+    decoder = JSON.decoder(expecting("T", *kinds) if kinds else None)
+    for text in (b"fine", b"\xff", b"fine"):
+        (message,) = decoder.feed(b'{"type":1,"target":"T","arguments":["%b"]}\x1e' % text)
+        assert isinstance(message, Invocation if text == b"fine" else BindingFailure)
+    assert decoder.feed('{"type":6}\x1e') == [Ping()]
 
 
 def test_a_lone_surrogate_in_text_is_malformed() -> None:

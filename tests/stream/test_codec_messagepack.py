@@ -165,6 +165,14 @@ def test_arguments_that_do_not_fit_fail_alone(items: list[Any], reason: str) -> 
     assert reason in failure.reason
 
 
+def test_what_cannot_be_read_as_plain_values_fails_alone() -> None:
+    body = msgspec.msgpack.encode([1, {}, None, "T"])[1:] + b"\x91\xa1\xff" + b"\x90"
+    failure, ping = PACK.decoder().feed(frame_binary(b"\x96" + body) + framed([6]))
+    assert isinstance(failure, BindingFailure)
+    assert "cannot be read" in failure.reason
+    assert ping == Ping()
+
+
 def test_a_learnt_call_that_does_not_fit_fails_alone() -> None:
     decoder = PACK.decoder(expecting("xyz", str))
     for value, kind in (("a", Invocation), (1, BindingFailure), ("b", Invocation)):

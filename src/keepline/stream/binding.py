@@ -72,8 +72,10 @@ class Types:
         return self._results.get(call_id, Any)
 
 
-def misfit(expected: tuple[Any, ...], given: int, error: Exception) -> str:
-    """Why arguments do not fit: their number when that differs, else the decoder's words."""
+def misfit(expected: tuple[Any, ...] | None, given: int, error: Exception) -> str:
+    """Why arguments do not fit: their number when that differs from the expected one, else the decoder's words."""
+    if expected is None:
+        return f"the arguments cannot be read: {error}"
     if given != len(expected):
         return f"{given} argument(s) arrived where {len(expected)} are expected"
     return f"an argument has another type than expected: {error}"

@@ -248,7 +248,7 @@ class JsonDecoder:
             arguments = _arguments_reader(self, expected)(envelope.arguments)
         except Exception as error:  # what a Struct of the caller raises is a misfit as well
             given = len(_count(envelope.arguments))
-            return BindingFailure(target, call_id, misfit(expected or (), given, error), streamed)
+            return BindingFailure(target, call_id, misfit(expected, given, error), streamed)
         if streamed:
             return StreamInvocation(target, arguments, call_id or "", ids, headers)
         return Invocation(target, arguments, call_id, ids, headers)

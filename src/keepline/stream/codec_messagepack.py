@@ -319,6 +319,6 @@ def _headers(raw: msgspec.Raw) -> dict[str, str] | None:
 
 def _misfit(expected: tuple[Any, ...] | None, raw: msgspec.Raw, error: Exception) -> str:
     try:
-        return misfit(expected or (), len(_count(raw)), error)
+        return misfit(expected, len(_count(raw)), error)
     except _UNREADABLE:
         return "the arguments are missing or no array"
