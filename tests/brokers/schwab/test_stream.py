@@ -1,6 +1,7 @@
 """Claims about Schwab's stream against the sandbox on a real socket."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from tests.brokers.loopback import Reply, loopback, unlimited
 
+from keepline.brokers.base import OrderIntent
 from keepline.brokers.schwab.client import SchwabClient
 from keepline.brokers.schwab.messages import Instruction, OrderRequest, OrderType
 from keepline.brokers.schwab.stream import SCHWAB_STREAM, SchwabStream
@@ -276,7 +278,7 @@ async def test_a_stream_that_is_silent_while_it_beats_is_stale(desk: Desk) -> No
         events = Inbox()
         stream.on_event(events)
         topic = replace(topic_of("LEVELONE_EQUITIES", "AAPL", cadence=0.2), session=None)
-        stream.manager.subscribe(topic)
+        stream.managers[0].subscribe(topic)
         await events.until(lambda event: event.kind is EventKind.FIRST_DATA)
         desk.sandbox.fault("silent", on="streamer")
         await events.until(lambda event: event.kind is EventKind.STALE)
@@ -297,6 +299,87 @@ async def test_a_monster_and_glued_frames_are_survived(desk: Desk) -> None:
         desk.sandbox.fault("glued_frames", on="streamer")
         desk.pin("AAPL", 201)
         await quotes.until(lambda quote: quote.last == 201.0)
+
+
+async def test_a_gateway_is_refused_while_the_account_or_its_symbol_is_blind(desk: Desk) -> None:
+    def intent(account: str = ACCOUNT, symbol: str = "AAPL") -> OrderIntent:
+        return OrderIntent(id="a", account=account, instrument=symbol)
+
+    stream = desk.stream(accounts=[ACCOUNT], symbols=["AAPL"])
+    quotes = Inbox()
+    stream.on_quote(quotes)
+    with pytest.raises(StreamNotLive):
+        stream.require_live(intent())
+    assert stream.reconciled_at is None
+    async with stream:
+        await stream.connect(until="live")
+        await quotes.until(lambda quote: quote.instrument == "AAPL")
+        for about in (None, "AAPL", intent(), intent(symbol="F")):
+            stream.require_live(about)
+        assert stream.reconciled_at is not None
+        with pytest.raises(StreamNotLive, match="…001 is not followed"):
+            stream.require_live(intent("20000001"))
+        with pytest.raises(StreamNotLive, match="F is not subscribed"):
+            stream.require_live("F")
+        desk.sandbox.fault("streamer_code", code=12)
+        lost = Inbox()
+        stream.on_event(lost)
+        await lost.until(kind(EventKind.LOST))
+        with pytest.raises(StreamNotLive, match="another session"):
+            stream.require_live(intent())
+
+
+async def test_a_listener_that_is_too_slow_is_told_of(desk: Desk) -> None:
+    settings = dataclasses.replace(SCHWAB_STREAM, mailbox=1, stop_timeout=0.1)
+    async with desk.stream(accounts=[ACCOUNT], settings=settings) as stream:
+        events, never = Inbox(), asyncio.Event()
+        stream.on_event(events)
+
+        async def hangs(_: object) -> None:
+            await never.wait()
+
+        stream.on_fill(hangs)
+        await stream.connect(until="live")
+        for symbol in ("AAPL", "F", "MSFT"):
+            await desk.client.place_order(ACCOUNT, replace(BUY, symbol=symbol))
+        told = await events.until(lambda event: event.kind is EventKind.OVERFLOW)
+        assert "too slow" in told.reason
+
+
+async def test_renewing_by_hand_logs_in_once_more(desk: Desk) -> None:
+    async with desk.stream(symbols=["AAPL"]) as stream:
+        events, quotes = Inbox(), Inbox()
+        stream.on_event(events)
+        stream.on_quote(quotes)
+        await quotes.until(lambda _: True)
+        stream.renew()
+        await events.until(kind(EventKind.CONNECTED))
+        await events.until(lambda event: event.kind is EventKind.FIRST_DATA)
+        assert desk.sandbox.stats()["streamer_logins"] == 2
+
+
+async def test_an_activity_without_an_account_or_for_an_order_that_is_gone_calls_for_a_look(
+    desk: Desk,
+) -> None:
+    async with desk.stream(accounts=[ACCOUNT]) as stream:
+        await stream.connect(until="live")
+        refresh = stream._refresh
+        assert refresh is not None
+        before = stream.reconciled_at
+        for activity in (
+            AccountActivity(1, "", "OrderCreated"),
+            AccountActivity(2, ACCOUNT, "OrderCreated"),
+            AccountActivity(3, ACCOUNT, "OrderCreated", "", "404"),
+            AccountActivity(4, "20000001", "OrderCreated", "", "404"),
+            AccountActivity(5, ACCOUNT, "SUBSCRIBED"),
+        ):
+            refresh.hear(activity)
+        balances = Inbox()
+        stream.on_account(balances)
+        await desk.client.place_order(ACCOUNT, BUY)
+        await balances.until(lambda _: True)  # no activity tells it: a look did
+        assert before is not None
+        assert "OrderRefresh" in repr(refresh)
 
 
 async def test_market_data_alone_follows_no_accounts(desk: Desk) -> None:
@@ -326,10 +409,10 @@ async def test_symbols_and_callbacks_that_are_none_are_refused(desk: Desk) -> No
         stream.on_candle("print", "AAPL")  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         stream.on_book(print, "AAPL", exchange="moon")  # type: ignore[arg-type]
-    stream.manager.subscribe(topic_of("LEVELONE_EQUITIES", "AAPL", fields="0,1"))
+    stream.managers[0].subscribe(topic_of("LEVELONE_EQUITIES", "AAPL", fields="0,1"))
     with pytest.raises(ConfigError):  # the same quotes with other fields
         stream.on_quote(print, "MSFT", "AAPL")
-    assert [one.topic.key for one in stream.manager.standings] == ["AAPL"]
+    assert [one.topic.key for one in stream.managers[0].standings] == ["AAPL"]
 
 
 async def test_a_plain_function_gets_quotes_and_screeners_stay_silent(desk: Desk) -> None:

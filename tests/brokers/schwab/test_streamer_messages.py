@@ -248,9 +248,9 @@ def test_a_symbol_tells_its_service(symbol: str, service: str) -> None:
 def test_charts_and_books_have_their_services() -> None:
     assert service_of_chart("/ESZ26") == "CHART_FUTURES"
     assert service_of_chart("AAPL") == "CHART_EQUITY"
-    assert service_of_book("AAPL", "nasdaq") == "NASDAQ_BOOK"
+    assert service_of_book("nasdaq") == "NASDAQ_BOOK"
     with pytest.raises(ConfigError, match="nasdaq, nyse or options"):
-        service_of_book("AAPL", "moon")
+        service_of_book("moon")
 
 
 def test_quotes_may_be_conflated_and_candles_may_not() -> None:

@@ -8,17 +8,20 @@ user is not fought: it is said, and the next attempt waits minutes. A newer toke
 import inspect
 import ssl
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import partial, wraps
 from typing import Any, Literal
 
 from keepline.brokers.account_events import AccountEvents, Observe
+from keepline.brokers.base import OrderIntent
 from keepline.brokers.checks import text
+from keepline.brokers.listening import without_key
 from keepline.brokers.schwab.client import SchwabClient
 from keepline.brokers.schwab.order_refresh import OrderRefresh
 from keepline.brokers.schwab.snapshot import SchwabSnapshots
 from keepline.brokers.schwab.stream_link import SchwabLink
 from keepline.brokers.schwab.streamer_fields import ACCOUNT_ACTIVITY, SCREENERS
-from keepline.brokers.schwab.streamer_messages import LevelOne, StreamMessage
+from keepline.brokers.schwab.streamer_messages import AccountActivity, LevelOne
 from keepline.brokers.schwab.streamer_state import SeenActivity
 from keepline.brokers.schwab.streamer_topics import (
     activity_topic,
@@ -29,16 +32,17 @@ from keepline.brokers.schwab.streamer_topics import (
 )
 from keepline.brokers.schwab.streamer_wire import MOST_KEYS
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import ConfigError
+from keepline.errors import ConfigError, StreamNotLive
 from keepline.model import Account, Fill, Order, Position
 from keepline.resilience.bearer import TokenSource
 from keepline.stream.delivery import Callback, Overflow
-from keepline.stream.events import ConnectionState, StreamEvent
+from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager, Until
-from keepline.stream.port import Topic
+from keepline.stream.port import Link, Topic, key_of_first_text
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.redial import DialLimiter
+from keepline.stream.routing import Router
 from keepline.stream.settings import StreamSettings
 from keepline.stream.snapshot import Discrepancy, SnapshotSource
 from keepline.stream.tokens import StreamTokens
@@ -54,6 +58,8 @@ SCHWAB_STREAM = StreamSettings(
 )
 """What fits Schwab's streamer: one connection per user, one command at a time."""
 
+_EVENTS = "event"
+
 Remove = Callable[[], None]
 Exchange = Literal["nasdaq", "nyse", "options"]
 
@@ -65,11 +71,13 @@ class SchwabStream:
         tokens: whatever gives tokens: the same as the client's.
         client: asked where the streamer is, for orders and for snapshots; stays the caller's to close.
         accounts: numbers of the accounts to follow; none for market data alone.
+        symbols: of which `on_quote` and its like tell unless they are given others.
         snapshots: what takes snapshots of the accounts; over the client by default.
         name: how logs, metrics and events call it.
         settings: what is done when.
         reconcile: how often and how carefully snapshots are taken.
         ssl_context: whom to trust; None is the system's store.
+        links: makes the connections; for replays. By default they lead to Schwab's streamer.
         dial_limiter: the budget of dials; the process's by default.
         clock: time and chance.
         tap: gets every frame with its arrival time (recording).
@@ -81,8 +89,8 @@ class SchwabStream:
         ```python
         async with SchwabStream(manager, client, accounts=["12345678"]) as stream:
             stream.on_quote(print, "AAPL", "/ESZ26")
-            stream.on_order(print)
-            stream.require_live()
+            stream.on_fill(print)
+            gateway = OrderGateway(SchwabTrading(client), "data/orders", guard=stream.require_live)
         ```
     """
 
@@ -92,44 +100,44 @@ class SchwabStream:
         client: SchwabClient,
         *,
         accounts: Iterable[str] = (),
+        symbols: Iterable[str] = (),
         snapshots: SnapshotSource | None = None,
         name: str = "schwab",
         settings: StreamSettings = SCHWAB_STREAM,
         reconcile: ReconcileSettings | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        links: Callable[[], Link] | None = None,
         dial_limiter: DialLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
         tap: Callable[[bytes | str, float], None] | None = None,
     ) -> None:
-        if isinstance(accounts, str):
-            raise ConfigError("is a list of account numbers", key="accounts")
-        followed = tuple(text(number, "accounts") for number in accounts)
+        self.name = name
+        self.accounts, self.symbols = _texts(accounts, "accounts"), _texts(symbols, "symbols")
         self._clock = clock
-        source, seen = StreamTokens(tokens), SeenActivity()
-        self._events = (
-            AccountEvents(
-                snapshots or SchwabSnapshots(client),
-                followed,
-                name=name,
-                settings=reconcile,
-                mailbox=settings.mailbox,
-                on_overflow=self._overflowed,
-                clock=clock,
-            )
-            if followed
-            else None
+        self._settings = settings
+        self._events: AccountEvents | None = None
+        self._refresh: OrderRefresh | None = None
+        self._listeners = Router(
+            key_of=key_of_first_text,
+            mailbox=settings.mailbox,
+            on_overflow=self._overflowed,
+            clock=clock,
         )
-        self._refresh = OrderRefresh(client, self._events, followed) if self._events else None
-        self._manager = StreamManager(
-            lambda: SchwabLink(
+        source, seen = StreamTokens(tokens), SeenActivity()
+
+        def link() -> Link:
+            return SchwabLink(
                 client,
                 source,
                 seen=seen,
-                heard=self._refresh.hear if self._refresh else None,
+                heard=self._heard,
                 ssl_context=ssl_context,
                 clock=clock,
                 tap=tap,
-            ),
+            )
+
+        self._manager = StreamManager(
+            links or link,
             name=name,
             settings=settings,
             tokens=source,
@@ -137,14 +145,34 @@ class SchwabStream:
             dial_limiter=dial_limiter,
             clock=clock,
         )
-        if self._events is not None:
-            self._manager.add_reconciler(self._events.reconciliation)
-            self._manager.subscribe(activity_topic())
+        self._manager.on_event(self._told, inline=True)
+        if self.accounts:
+            self._follow(client, snapshots or SchwabSnapshots(client), reconcile)
+
+    def _follow(
+        self, client: SchwabClient, source: SnapshotSource, reconcile: ReconcileSettings | None
+    ) -> None:
+        self._events = AccountEvents(
+            source,
+            self.accounts,
+            name=self.name,
+            settings=reconcile,
+            mailbox=self._settings.mailbox,
+            on_overflow=self._overflowed,
+            clock=self._clock,
+        )
+        self._refresh = OrderRefresh(client, self._events, self.accounts)
+        self._manager.add_reconciler(self._events.reconciliation)
+        self._manager.subscribe(activity_topic())
 
     # --- the connection ---
 
     async def __aenter__(self) -> "SchwabStream":
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.disconnect()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -167,18 +195,25 @@ class SchwabStream:
     async def disconnect(self) -> None:
         """Log out; what is subscribed stays so for the next `connect`."""
         await self._manager.disconnect()
+        seconds = self._settings.stop_timeout
         if self._events is not None and self._refresh is not None:
             await self._refresh.stop()
-            await self._events.stop()
+            await self._events.stop(drain_seconds=seconds)
+        await self._listeners.close(seconds)
+
+    def renew(self, reason: str = "a newer token") -> None:
+        """Log in once more with a newly asked token; needed by nobody, since the token counts at the login alone."""
+        self._manager.renew(reason)
 
     # --- market data ---
 
     def on_quote(self, callback: Callback, *symbols: str, cadence: float | None = None) -> Remove:
-        """Call back with each `Quote` of these symbols: shares, options, futures, currencies.
+        """Call back with each `Quote`: of shares, options, futures, currencies.
 
         Args:
             callback: a coroutine function runs on the loop, a plain function in a thread of its own.
-            symbols: as Schwab writes them: `AAPL`, `AAPL  251219C00200000`, `/ESZ26`, `EUR/USD`.
+            symbols: as Schwab writes them: `AAPL`, `AAPL  251219C00200000`, `/ESZ26`, `EUR/USD`; those of the stream
+                without any.
             cadence: seconds of silence in a session after which a quote is stale; 120 by default.
 
         Returns:
@@ -187,29 +222,23 @@ class SchwabStream:
         Raises:
             ConfigError: a symbol is none.
         """
-        return self._listen(
-            [topic_of(service_of_quote(one), one, cadence=cadence) for one in _some(symbols)],
-            _told(callback, self._quote),
-        )
+        return self._level_one(self._quoted(without_key(callback)), symbols, cadence)
 
     def on_level_one(
         self, callback: Callback, *symbols: str, cadence: float | None = None
     ) -> Remove:
         """The same with everything that Schwab tells: a `LevelOne` with its fields by name."""
-        return self._listen(
-            [topic_of(service_of_quote(one), one, cadence=cadence) for one in _some(symbols)],
-            _told(callback),
-        )
+        return self._level_one(without_key(callback), symbols, cadence)
 
     def on_candle(self, callback: Callback, *symbols: str) -> Remove:
         """Call back with a `Candlestick` of each symbol (shares, futures) when its minute is over."""
-        topics = [topic_of(service_of_chart(one), one) for one in _some(symbols)]
-        return self._listen(topics, _told(callback))
+        topics = [topic_of(service_of_chart(one), one) for one in self._some(symbols)]
+        return self._listen(topics, without_key(callback))
 
     def on_book(self, callback: Callback, *symbols: str, exchange: Exchange = "nasdaq") -> Remove:
         """Call back with each symbol's whole `Book`, whenever it changes."""
-        topics = [topic_of(service_of_book(one, exchange), one) for one in _some(symbols)]
-        return self._listen(topics, _told(callback))
+        topics = [topic_of(service_of_book(exchange), one) for one in self._some(symbols)]
+        return self._listen(topics, without_key(callback))
 
     def on_screener(self, callback: Callback, *keys: str, options: bool = False) -> Remove:
         """Call back with whole lists of what moves; keys are `PREFIX_SORTFIELD_FREQUENCY`: `NASDAQ_VOLUME_5`.
@@ -217,7 +246,8 @@ class SchwabStream:
         Schwab takes keys that make no sense without a word and sends nothing.
         """
         service = SCREENERS[1] if options else SCREENERS[0]
-        return self._listen([topic_of(service, one) for one in _some(keys)], _told(callback))
+        topics = [topic_of(service, one) for one in _texts(keys, "keys", needed=True)]
+        return self._listen(topics, without_key(callback))
 
     # --- accounts ---
 
@@ -252,7 +282,7 @@ class SchwabStream:
     def on_activity(self, callback: Callback) -> Remove:
         """Call back with the raw `AccountActivity`, of all accounts of the user; its data is documented loosely."""
         self._followed()
-        return self._listen([activity_topic()], _told(callback))
+        return self._listen([activity_topic()], without_key(callback))
 
     def observe_with(self, observe: Observe) -> Remove:
         """Hand each order and fill to an order gateway (`OrderGateway.observe`) before any callback."""
@@ -269,9 +299,14 @@ class SchwabStream:
 
     # --- what may be believed ---
 
-    def on_event(self, callback: Callable[[StreamEvent], object]) -> Remove:
-        """Be told what changes: connected, first data, stale, reconciling, live, lost."""
-        return self._manager.on_event(callback)
+    def on_event(self, callback: Callback) -> Remove:
+        """Call back with each `StreamEvent`: connected, first data, stale, reconciling, live, lost."""
+        added = self._listeners.add(Topic(_EVENTS), callback, inline=False, conflate_by=None)
+
+        def end() -> None:
+            self._listeners.remove(added)
+
+        return end
 
     @property
     def state(self) -> ConnectionState:
@@ -293,23 +328,67 @@ class SchwabStream:
         """Whether everything that is wanted shows the present."""
         return self._manager.is_live
 
-    def require_live(self, symbol: str | None = None) -> None:
-        """Refuse to go on while blind: for the whole stream, or for the quotes of one symbol.
+    def require_live(self, about: OrderIntent | str | None = None) -> None:
+        """Refuse to go on while blind; as the `guard` of an `OrderGateway` it refuses new risk.
+
+        Args:
+            about: an intent (its account must be followed and live, and its symbol fresh when quotes of it are wanted),
+                or a symbol whose quotes must be fresh. Without either everything must be live.
 
         Raises:
             StreamNotLive: what is shown is not the present, with the reasons.
         """
-        if symbol is None:
+        if about is None:
             self._manager.require_live()
+        elif isinstance(about, str):
+            self._manager.require_live(service_of_quote(about), about)
+        elif about.account not in self.accounts:
+            reason = f"account …{about.account[-3:]} is not followed"
+            raise StreamNotLive(
+                f"stream {self.name} is blind: {reason}", stream=self.name, reasons=[reason]
+            )
         else:
-            self._manager.require_live(service_of_quote(symbol), symbol)
+            self._manager.require_live(ACCOUNT_ACTIVITY)
+            service = service_of_quote(about.instrument)
+            if any((one.topic.channel, one.topic.key) == (service, about.instrument)
+                   for one in self._manager.standings):  # fmt: skip
+                self._manager.require_live(service, about.instrument)
 
     @property
-    def manager(self) -> StreamManager:
-        """What keeps the connection, for everything else."""
-        return self._manager
+    def reconciled_at(self) -> datetime | None:
+        """When the accounts were last found right, None for never or without accounts."""
+        return None if self._events is None else self._events.reconciliation.reconciled_at
 
-    # --- helpers ---
+    @property
+    def managers(self) -> tuple[StreamManager, ...]:
+        """What keeps the connection, for status and for calls of its own; here there is one."""
+        return (self._manager,)
+
+    # --- how ---
+
+    def _level_one(
+        self, callback: Callback, symbols: Sequence[str], cadence: float | None
+    ) -> Remove:
+        topics = [
+            topic_of(service_of_quote(one), one, cadence=cadence) for one in self._some(symbols)
+        ]
+        return self._listen(topics, callback)
+
+    def _quoted(self, deliver: Callback) -> Callback:
+        if inspect.iscoroutinefunction(deliver):
+
+            async def later(key: str, message: LevelOne) -> None:
+                await deliver(key, message.quote(self._clock.wall()))
+
+            return wraps(deliver)(later)
+
+        def at_once(key: str, message: LevelOne) -> None:
+            deliver(key, message.quote(self._clock.wall()))
+
+        return wraps(deliver)(at_once)
+
+    def _some(self, symbols: Sequence[str]) -> Sequence[str]:
+        return _texts(symbols or self.symbols, "symbols", needed=True)
 
     def _listen(self, topics: Sequence[Topic], callback: Callback) -> Remove:
         removes: list[Remove] = []
@@ -320,44 +399,36 @@ class SchwabStream:
             raise
         return partial(_all, removes)
 
-    def _quote(self, message: LevelOne) -> object:
-        return message.quote(self._clock.wall())
-
     def _followed(self) -> AccountEvents:
         if self._events is None:
             raise ConfigError("no accounts are followed: name some", key="accounts")
         return self._events
 
+    def _heard(self, activity: AccountActivity) -> None:
+        if self._refresh is not None:
+            self._refresh.hear(activity)
+
+    def _told(self, event: StreamEvent) -> None:
+        self._listeners.push(self._listeners.route(_EVENTS, ""), (event,), "")
+
     def _overflowed(self, overflow: Overflow) -> None:
-        if overflow.over:
-            self._manager.request_reconciliation(f"{overflow.missing} events were lost")
+        if overflow.over or overflow.channel == _EVENTS:
+            return
+        words = f"{overflow.callback} is too slow: events of {overflow.channel} are lost to it"
+        at = self._clock.wall()
+        self._told(StreamEvent(EventKind.OVERFLOW, self.name, at, overflow.channel, "", words))
 
     def __repr__(self) -> str:
         return f"<SchwabStream {self._manager!r}>"
 
 
-def _some(symbols: Sequence[str]) -> Sequence[str]:
-    if not symbols:
-        raise ConfigError("at least one symbol is needed", key="symbols")
-    return [text(symbol, "symbols") for symbol in symbols]
-
-
-def _told(callback: Callback, made: Callable[[Any], object] | None = None) -> Callback:
-    """The callback without the key, and with what it is to get; a coroutine function stays one."""
-    if not callable(callback):
-        raise ConfigError(f"a callback is a function, not {callback!r}", key="callback")
-    called = getattr(callback, "__call__", None)  # noqa: B004 - an object with `async def __call__`
-    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(called):
-
-        async def adapted(_: str, message: StreamMessage) -> None:
-            await callback(message if made is None else made(message))
-
-        return adapted if not hasattr(callback, "__name__") else wraps(callback)(adapted)
-
-    def plain(_: str, message: StreamMessage) -> object:
-        return callback(message if made is None else made(message))
-
-    return plain if not hasattr(callback, "__name__") else wraps(callback)(plain)
+def _texts(values: Iterable[str], name: str, *, needed: bool = False) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise ConfigError(f"is a list, not the text {values!r}", key=name)
+    found = tuple(text(value, name) for value in values)
+    if needed and not found:
+        raise ConfigError("at least one is needed", key=name)
+    return found
 
 
 def _all(removes: Iterable[Remove]) -> None:

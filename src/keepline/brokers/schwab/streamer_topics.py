@@ -92,13 +92,13 @@ def service_of_chart(symbol: str) -> str:
     return "CHART_FUTURES" if symbol.startswith("/") else "CHART_EQUITY"
 
 
-def service_of_book(symbol: str, exchange: str) -> str:
+def service_of_book(exchange: str) -> str:
     """Which book an exchange name means: `nasdaq`, `nyse` or `options`.
 
     Raises:
         ConfigError: there is no such book.
     """
-    service = f"{exchange.upper()}_BOOK"
+    service = f"{str(exchange).upper()}_BOOK"
     if service not in BOOKS:
         raise ConfigError(f"is nasdaq, nyse or options, not {exchange!r}", key="exchange")
     return service
