@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -22,6 +23,7 @@ from keepline.errors import (
 from keepline.stream.connection import SignalRConnection
 from keepline.stream.events import ConnectionState
 from keepline.stream.port import Lost
+from keepline.stream.tokens import StreamTokens
 from keepline.telemetry import REGISTRY
 from keepline.testing import ManualClock
 
@@ -159,6 +161,28 @@ async def test_a_token_source_without_a_token_is_told_as_it_said_it() -> None:
 
     error = await start_failure(ScriptedHub(listen), access_token=none)
     assert str(error) == "sign in first"
+
+
+async def test_after_a_refusal_a_newer_token_is_asked_for() -> None:
+    asked: list[int | None] = []
+
+    class Holder:
+        async def get(self, *, newer_than: int | None = None) -> object:
+            asked.append(newer_than)
+            return Held(f"t{len(asked)}", len(asked))
+
+    class Held(NamedTuple):
+        access_token: str
+        generation: int
+
+    tokens = StreamTokens(Holder())  # type: ignore[arg-type]
+    hub = ScriptedHub(listen)
+    hub.refuse = {1: 401}
+    assert (await start_failure(hub, access_token=tokens)).status == 401  # type: ignore[attr-defined]
+    tokens.refused()
+    async with serving(ScriptedHub(listen)) as site, SignalRConnection(f"{site.url}/hub", tokens):
+        assert site.tokens == ["Bearer t3", "Bearer t4"]
+    assert asked == [None, None, 2, None]
 
 
 @pytest.mark.parametrize(

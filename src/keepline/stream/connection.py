@@ -141,7 +141,7 @@ class SignalRConnection:
             "max_message_bytes": max_message_bytes,
         }
         self._url = url
-        self._tokens = None if access_token is None else StreamTokens(access_token)
+        self._tokens = _tokens(access_token)
         self._in_query = token_in == "query"  # noqa: S105 - a place
         self._clock = clock
         self._tap = tap
@@ -509,6 +509,12 @@ _HEARD: dict[type, Callable[[SignalRConnection, Any], None]] = {
     Unbound: SignalRConnection._hear_unbound,
     Stray: SignalRConnection._hear_stray,
 }
+
+
+def _tokens(source: StreamTokenSource | StreamTokens | None) -> StreamTokens | None:
+    if source is None or isinstance(source, StreamTokens):
+        return source  # the caller's own may know that its last token was refused
+    return StreamTokens(source)
 
 
 def _check(token_in: str, keep_alive: float, server_timeout: float, handshake_timeout: float,
