@@ -129,6 +129,7 @@ DECIDERS = {
     "sandbox/signalr_endpoint.py",
     "sandbox/signalr_frames.py",
     "sandbox/signalr_hubs.py",
+    "sandbox/signalr_intake.py",
     "sandbox/signalr_tape.py",
     "sandbox/signalr_wire.py",
     "sandbox/streamer_faults.py",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepline.sandbox.signalr_wire import REPLAY_BYTES, Limits, Phase, ServerWire
-from keepline.stream.messages import Completion, Invocation, StreamItem
+from keepline.stream.codec import codec
+from keepline.stream.messages import Close, Completion, Invocation, Ping, StreamItem
 
 END = b"\x1e"
 BROKEN = {"type": 7, "error": "Connection closed with an error.", "allowReconnect": True}
@@ -134,6 +135,31 @@ def test_a_message_may_have_32768_bytes_and_no_more() -> None:
     assert len(wire.receive(fitting, now=0)) == 1
     wire.receive(fitting.replace(b"xx", b"xxx", 1), now=0)
     assert said(wire) == [BROKEN]
+
+
+@pytest.mark.parametrize("name", ["json", "messagepack"])
+def test_a_message_of_an_unknown_type_makes_it_deaf_until_too_much_piles_up(name: str) -> None:
+    wire = ServerWire(now=0, limits=Limits())
+    wire.receive(shake(name), now=0)
+    wire.take()
+    binary = name == "messagepack"
+    call = codec(name).encode(Invocation("Echo", (1,), id="1"))
+    unknown = b"\x02\x91\x2a" if binary else message(type=42)
+    heard = [wire.receive(part, now=0) for part in (call + unknown[:2], unknown[2:], call, call)]
+    assert [len(messages) for messages in heard] == [1, 0, 0, 0]
+    wire.tick(now=20)
+    assert wire.take() == [codec(name).encode(Ping())]
+    assert wire.phase is Phase.OPEN
+    wire.receive(call * 3_000, now=21)
+    assert wire.take() == [codec(name).encode(Close("Connection closed with an error.", True))]
+
+
+def test_lengths_that_are_none_and_values_that_are_no_message_end_it() -> None:
+    for data in (b"\xff" * 6, b"\x01\xc1", b"\x01\xc0", b"\x01\x90"):
+        wire = ServerWire(now=0, limits=Limits())
+        wire.receive(shake("messagepack"), now=0)
+        wire.receive(data, now=0)
+        assert wire.phase is Phase.OVER, data
 
 
 def test_a_close_message_is_obeyed_and_ours_says_what_may_follow() -> None:

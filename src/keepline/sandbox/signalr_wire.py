@@ -1,8 +1,9 @@
 """The server's side of one hub connection as a decider: handshake, keep-alive, limits, stateful reconnect.
 
 Bytes and `now` go in; messages for the hub and bytes for the transport come out. Invariants: nothing is answered before
-the handshake; what a client sends wrong ends its connection with a Close message that allows to reconnect; a counted
-message is kept until it is acknowledged, and at `REPLAY_BYTES` unacknowledged nothing more is sent.
+the handshake; what a client sends wrong ends its connection with a Close message that allows to reconnect, but an unknown
+type only makes us deaf; a counted message is kept until it is acknowledged, and at `REPLAY_BYTES`
+unacknowledged nothing more is sent.
 
 Source: measured at an ASP.NET Core 9.0 server with default options.
 """
@@ -11,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from keepline.sandbox.signalr_intake import Intake
 from keepline.stream.codec import Codec, Decoder, codec
 from keepline.stream.handshake import (
     CANCELED,
@@ -106,6 +108,7 @@ class ServerWire:
         self._decoder: Decoder = self._codec.decoder()
         self._buffer = MessageBuffer(REPLAY_BYTES)
         self._opened, self._heard, self._spoke = now, now, now
+        self._intake = Intake(binary=False)
         self._pinged, self._attached = False, True
         self._out: list[bytes] = []
         self._waiting: deque[Message] = deque()
@@ -139,7 +142,10 @@ class ServerWire:
             data = self._shake(data, now)
         if self.phase is not Phase.OPEN or not data:
             return []
-        heard = [self._take_in(message, now) for message in self._decoder.feed(data)]
+        ready = self._intake.feed(data)
+        heard = [self._take_in(message, now) for message in self._decoder.feed(ready)]
+        if self._intake.is_full:
+            self.close(_BROKEN, allow_reconnect=True, now=now)
         return [message for message in heard if message is not None]
 
     def send(self, message: Message, *, now: float) -> None:
@@ -194,6 +200,7 @@ class ServerWire:
         self._attached, self._heard, self._spoke = True, now, now
         first, again = self._buffer.begin()
         self._out = [self._codec.encode(Sequence(first)), *again]
+        self._intake.clear()
         self._decoder.reset()
 
     def _shake(self, data: bytes | str, now: float) -> bytes:
@@ -209,6 +216,7 @@ class ServerWire:
             return b""
         self.asked, self.phase, self._spoke = request, Phase.OPEN, now
         self._codec = codec(request.protocol)
+        self._intake = Intake(binary=self._codec.binary)
         self._decoder = self._codec.decoder(max_message_bytes=self._limits.message_bytes)
         self.stateful = self._may_be_stateful and request.version == _STATEFUL
         self._out.append(write_response())
