@@ -148,13 +148,34 @@ async def test_our_own_headers_go_with_each_request() -> None:
     assert str(seen[1]).startswith("keepline/")
 
 
+async def test_a_cookie_keeps_the_requests_of_one_connection_together() -> None:
+    seen: list[str | None] = []
+
+    async def balance(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("Cookie"))
+        return web.Response(headers={"Set-Cookie": "node=7; Path=/"})
+
+    async with serving(balance) as site:
+        fresh = HttpDoor(site.url)
+        door = fresh.again()
+        await door.request("POST", site.url)
+        await door.request("GET", site.url)
+        other = door.again()
+        await other.request("GET", site.url)
+        unrelated = fresh.again()
+        await unrelated.request("GET", site.url)
+        for each in (door, other, unrelated):
+            await each.close()
+    assert seen == [None, "node=7", "node=7", None]
+
+
 async def test_a_body_without_end_is_cut() -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"x" * (BODY_LIMIT + 1))
 
     async with serving(endless) as site:
         door = HttpDoor(site.url)
-        with pytest.raises(PermanentError, match="larger than 4 MiB"):
+        with pytest.raises(PermanentError, match=f"larger than {BODY_LIMIT} bytes"):
             await door.request("GET", site.url)
         await door.close()
 

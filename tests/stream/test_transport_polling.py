@@ -44,7 +44,10 @@ async def connected(
     async with serving(polls) as site:
         url = f"{site.url}/hub?id=1"
         transport = PollingTransport(
-            HttpDoor(url, token=TokenPlace(StreamTokens("t"))), url, text=text
+            HttpDoor(url, token=TokenPlace(StreamTokens("t"))),
+            url,
+            text=text,
+            max_message_bytes=8 << 20,
         )
         try:
             await transport.open()
@@ -93,12 +96,23 @@ async def test_a_poll_that_breaks_is_a_cut() -> None:
 
     break_off.calls = 0  # type: ignore[attr-defined]
     async with serving(break_off) as site:
-        transport = PollingTransport(HttpDoor(site.url), site.url, text=False)
+        transport = PollingTransport(
+            HttpDoor(site.url), site.url, text=False, max_message_bytes=1000
+        )
         await transport.open()
         ending = await transport.run(lambda _: None)
         await transport.abort()
     assert ending.kind is EndingKind.CUT
     assert ending.words.startswith("a poll failed: GET /")
+
+
+async def test_a_poll_brings_up_to_the_limit_and_not_more() -> None:
+    polls = Polls((200, b""), (200, b"x" * (8 << 20)), (200, b"x" * ((8 << 20) + 1)))
+    sizes: list[int] = []
+    async with connected(polls) as (transport, _):
+        ending = await transport.run(lambda data: sizes.append(len(data)))
+    assert sizes == [8 << 20]
+    assert (ending.kind, f"{8 << 20} bytes" in ending.words) == (EndingKind.BROKEN, True)
 
 
 async def test_a_post_that_is_refused_is_a_typed_error() -> None:
@@ -122,7 +136,9 @@ async def test_our_own_end_is_told_as_ours() -> None:
 async def test_a_goodbye_that_nobody_hears_is_no_error() -> None:
     polls = Polls((200, b""))
     async with serving(polls) as site:
-        transport = PollingTransport(HttpDoor(site.url), site.url, text=True)
+        transport = PollingTransport(
+            HttpDoor(site.url), site.url, text=True, max_message_bytes=1000
+        )
         await transport.open()
     await transport.close()
     assert "secret" not in repr(transport)

@@ -160,7 +160,7 @@ class Dialler:
             return EventsTransport(
                 door, url, max_message_bytes=limit, timeout_seconds=self._seconds
             )
-        return PollingTransport(door, url, text=text)
+        return PollingTransport(door, url, text=text, max_message_bytes=limit)
 
     async def _agree(self, door: HttpDoor) -> tuple[str, Negotiated | None, Sequence[str]]:
         if self._skip:

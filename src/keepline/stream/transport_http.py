@@ -2,7 +2,7 @@
 
 Invariants: the token goes to the origin it is meant for and nowhere else, and never in clear text beyond this machine;
 no redirect is followed; nothing is sent again behind the caller's back; no error, log line or repr holds the token or
-a query.
+a query; cookies live as long as one connection, because load balancers keep its requests together by them.
 """
 
 import asyncio
@@ -102,6 +102,7 @@ class HttpDoor:
         self._seconds = timeout_seconds
         self._connector: _Connector | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._cookies: aiohttp.CookieJar | None = None
         self._last_token: str | None = None
 
     def redirected(self, url: str, token: str | None) -> None:
@@ -118,18 +119,20 @@ class HttpDoor:
             self._last_token = None
 
     def again(self) -> "HttpDoor":
-        """A new door with the same token for the same origin, after redirects: for another connect."""
-        return HttpDoor(
+        """A new door with the same token and cookies for the same origin, after redirects: for another connect."""
+        door = HttpDoor(
             self._origin,
             token=self._token,
             headers=self._headers,
             ssl_context=self._ssl,
             timeout_seconds=self._seconds,
         )
+        door._cookies = self._cookies
+        return door
 
     async def request(
         self, method: str, url: str, *, body: bytes | None = None, seconds: float | None = None,
-        fresh_token: bool = False, headers: Mapping[str, str] | None = None,
+        fresh_token: bool = False, headers: Mapping[str, str] | None = None, max_bytes: int = BODY_LIMIT,
     ) -> Answer:  # fmt: skip
         """Send one request and read its whole answer, whatever the status.
 
@@ -138,17 +141,17 @@ class HttpDoor:
 
         Raises:
             TransientError: no whole answer.
-            PermanentError: the certificate is not trusted.
+            PermanentError: the certificate is not trusted, or the answer is larger than `max_bytes`.
         """
-        answer = await self._once(method, url, body, seconds, fresh_token, headers)
+        answer = await self._once(method, url, body, seconds, fresh_token, headers, max_bytes)
         if answer.status == 401 and not fresh_token and self._token.source is not None:
             self._token.source.refused()
-            return await self._once(method, url, body, seconds, True, headers)
+            return await self._once(method, url, body, seconds, True, headers, max_bytes)
         return answer
 
     async def _once(
         self, method: str, url: str, body: bytes | None, seconds: float | None, fresh: bool,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None, max_bytes: int,
     ) -> Answer:  # fmt: skip
         limit = aiohttp.ClientTimeout(total=seconds or self._seconds)
         request = self.opened(method, url, limit, body=body, fresh_token=fresh, headers=headers)
@@ -156,8 +159,13 @@ class HttpDoor:
             held = bytearray()
             async for chunk in answer.content.iter_any():
                 held += chunk
-                if len(held) > BODY_LIMIT:
-                    raise _too_large(answer.status)
+                if len(held) > max_bytes:
+                    raise PermanentError(
+                        f"the answer is larger than {max_bytes} bytes",
+                        category="server",
+                        status=answer.status,
+                        endpoint=f"{method} {urlsplit(url).path}",
+                    )
             return Answer(answer.status, Headers(answer.headers), bytes(held))
 
     @asynccontextmanager
@@ -215,10 +223,11 @@ class HttpDoor:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
+            self._cookies = self._cookies or aiohttp.CookieJar(unsafe=True)
             self._connector = _Connector(ssl=self._ssl or True)
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
+                cookie_jar=self._cookies,
                 headers={"User-Agent": f"keepline/{__version__}", **self._headers},
             )
         return self._session
@@ -316,9 +325,3 @@ def _no_upgrade(url: str, error: aiohttp.WSServerHandshakeError) -> APIError:
 def _cause(error: BaseException) -> BaseException | None:
     cause = error.__cause__ if isinstance(error, _ConnectionLost) else error
     return cause if isinstance(cause, OSError) else None  # the others may spell out the query
-
-
-def _too_large(status: int) -> APIError:
-    return PermanentError(
-        f"the answer is larger than {BODY_LIMIT >> 20} MiB", category="server", status=status
-    )

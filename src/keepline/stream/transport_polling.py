@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar
 
-from keepline.errors import APIError
+from keepline.errors import APIError, PermanentError
 from keepline.stream.transport import Ending, EndingKind, Receiver
 from keepline.stream.transport_http import HttpDoor, refusal
 
@@ -24,16 +24,18 @@ class PollingTransport:
         door: the HTTP side.
         url: the endpoint with its `id`.
         text: the messages are JSON text; kept for the header alone.
+        max_message_bytes: a larger answer ends the connection.
     """
 
     name: ClassVar[str] = "polling"
     inherent_keep_alive: ClassVar[bool] = True
 
-    def __init__(self, door: HttpDoor, url: str, *, text: bool) -> None:
+    def __init__(self, door: HttpDoor, url: str, *, text: bool, max_message_bytes: int) -> None:
         self._door = door
         self._url = url
         kind = "text/plain;charset=UTF-8" if text else "application/octet-stream"
         self._headers = {"Content-Type": kind}
+        self._max_bytes = max_message_bytes
         self._open = False
         self._ours = False
 
@@ -47,7 +49,11 @@ class PollingTransport:
         assert self._open, "open() comes first"
         while True:
             try:
-                answer = await self._door.request("GET", self._url, seconds=_POLL_SECONDS)
+                answer = await self._door.request(
+                    "GET", self._url, seconds=_POLL_SECONDS, max_bytes=self._max_bytes
+                )
+            except PermanentError as error:
+                return self._ended(EndingKind.BROKEN, f"a poll failed: {error}", error.status)
             except APIError as error:
                 return self._ended(EndingKind.CUT, f"a poll failed: {error}", error.status)
             if answer.status == 204:
