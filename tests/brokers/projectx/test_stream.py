@@ -15,6 +15,7 @@ from keepline.brokers.base import IntentKind, OrderIntent
 from keepline.brokers.orders import OrderGateway, OutcomeState
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.stream import ProjectXStream
+from keepline.brokers.projectx.stream_messages import stream_types
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.clock import SYSTEM_CLOCK
 from keepline.errors import ConfigError, PermanentError, StreamNotLive
@@ -33,9 +34,12 @@ from keepline.model import (
 from keepline.sandbox.server import SandboxServer
 from keepline.sandbox.signalr_server import SignalRSettings
 from keepline.stream.dial_budget import DialLimiter
-from keepline.stream.events import EventKind, StreamEvent
+from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
+from keepline.stream.playback import Playback, SignalRFrames
 from keepline.stream.reconcile import ReconcileSettings
+from keepline.stream.recorder import Recorder
+from keepline.stream.recording import Recording
 from keepline.stream.settings import StreamSettings
 from keepline.stream.snapshot import Discrepancy, DiscrepancyKind
 from keepline.stream.view import Change
@@ -299,6 +303,34 @@ async def test_after_a_gap_a_quote_holds_only_what_was_told_since(desk: Desk) ->
         assert stream.quote(CONTRACT) is None
 
 
+async def test_a_recorded_session_tells_the_same_again(desk: Desk, tmp_path: Path) -> None:
+    """Also where the recorded connection was cut and another one followed."""
+    desk.pin(None)
+    live, again, events = Told(), Told(), Told()
+    async with (
+        Recorder(tmp_path / "session") as recorder,
+        desk.live(accounts=(), contracts=[CONTRACT], record=recorder.connection) as stream,
+    ):
+        stream.on_event(events)
+        stream.on_trade(live)
+        await live.until(bool)
+        desk.sandbox.signalr.cut(hub="market")
+        await events.first(lambda e: e.kind is EventKind.CONNECTED)
+        seen = len(live.items)
+        await live.until(lambda items: len(items) > seen)
+    recording = await asyncio.to_thread(Recording, tmp_path / "session")
+    playback = Playback(recording, lambda: SignalRFrames(types=stream_types()), speed=None)
+    replayed = desk.stream(accounts=(), contracts=[CONTRACT], links=playback.link)
+    replayed.on_trade(again)
+    try:
+        await replayed.connect()
+        await again.until(lambda items: len(items) >= len(live.items))
+    finally:
+        await replayed.disconnect()
+    assert again.items[: len(live.items)] == live.items
+    assert replayed.state is not ConnectionState.CONNECTED
+
+
 async def test_a_plain_function_is_called_too(desk: Desk) -> None:
     loop, heard = asyncio.get_running_loop(), Told()
 
@@ -334,6 +366,7 @@ async def test_who_is_too_slow_for_his_fills_is_told_of_and_the_view_has_them(de
 async def test_what_is_known_says_when_and_how_well(desk: Desk) -> None:
     async with desk.live(contracts=[CONTRACT]) as stream:
         assert (stream.health, stream.reasons) == (HealthStatus.HEALTHY, ())
+        assert stream.state is ConnectionState.CONNECTED
         assert stream.reconciled_at is not None
         assert "projectx.user" in repr(stream)
     assert stream.health is not HealthStatus.HEALTHY

@@ -62,12 +62,14 @@ class Sunk:
         self.out: list[tuple[str, Sequence[Any], float]] = []
         self.heard: list[Heard] = []
         self.doubts: list[Doubt] = []
+        self.ends: list[Lost] = []
         self.link = ProjectXLink(
             self.inner,
             read=self.read,
             doubt=self.doubts.append,
             displaced=Displaced(),
             heard=self.heard.append,
+            ended=self.ends.append,
         )
 
     def read(self, channel: str, arguments: Sequence[Any]) -> Sequence[Heard | Doubt]:
@@ -95,6 +97,8 @@ async def test_requests_pass_through() -> None:
     await sunk.link.close()
     assert sunk.inner.said == [f"+{TOPIC.name}", "?", f"-{TOPIC.name}", "close"]
     assert await sunk.link.closed() == Lost("stopped")
+    assert await sunk.link.closed() == Lost("stopped")
+    assert sunk.ends == [Lost("stopped")]
     assert "Wireless" in repr(sunk.link)
 
 

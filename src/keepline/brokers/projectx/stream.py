@@ -20,7 +20,7 @@ from keepline.brokers.listening import without_key
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.quotes import QuoteMerger
 from keepline.brokers.projectx.snapshot import ProjectXSnapshots
-from keepline.brokers.projectx.stream_links import Endpoint, ProjectXLinks
+from keepline.brokers.projectx.stream_links import Endpoint, ProjectXLinks, Tap
 from keepline.brokers.projectx.stream_messages import DEPTH, MARKET_TRADE, QUOTE
 from keepline.brokers.projectx.stream_reading import Doubt, Heard
 from keepline.brokers.projectx.stream_topics import (
@@ -35,7 +35,7 @@ from keepline.errors import ConfigError, StreamNotLive
 from keepline.model import Account, Fill, Order, Position, Quote
 from keepline.stream.calendar import CME_FUTURES, SessionCalendar
 from keepline.stream.delivery import Callback, Overflow
-from keepline.stream.events import EventKind, StreamEvent
+from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager, Until
 from keepline.stream.port import Link, Topic, key_of_first_text
@@ -50,6 +50,14 @@ from keepline.stream.view import AccountView
 __all__ = ["ProjectXStream"]
 
 _EVENTS = "event"
+_WORSE_FIRST = (
+    ConnectionState.FAILED,
+    ConnectionState.DISCONNECTED,
+    ConnectionState.RECONNECTING,
+    ConnectionState.CONNECTING,
+    ConnectionState.CONNECTED,
+)
+_WORST_FIRST = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED, HealthStatus.HEALTHY)
 # at the end, so that nobody takes the old for the present, and at the beginning, for what still came after the end
 _GAPS = (EventKind.LOST, EventKind.CONNECTED)
 
@@ -81,6 +89,7 @@ class ProjectXStream:
         session: when quotes are expected at all; None means always.
         levels: how many prices of each side a book is told with.
         renew_after: seconds after which connections are renewed though no newer token was announced; tokens live 24 h.
+        record: records every connection: `Recorder.connection`; None records nothing.
         links: makes the connections to `user` and `market`; for replays. By default they are SignalR connections.
         dial_limiter: the budget of dials; the process's by default.
         clock: for tests.
@@ -111,6 +120,7 @@ class ProjectXStream:
         session: SessionCalendar | None = CME_FUTURES,
         levels: int = 10,
         renew_after: float = 72_000.0,
+        record: Callable[[str], Tap] | None = None,
         links: Callable[[Endpoint], Link] | None = None,
         dial_limiter: DialLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -135,6 +145,7 @@ class ProjectXStream:
             heard=self._heard,
             doubt=self._doubt,
             connect=links,
+            record=record,
             clock=clock,
             **options,
         )
@@ -248,11 +259,14 @@ class ProjectXStream:
         return all(manager.is_live for manager in self._managers)
 
     @property
+    def state(self) -> ConnectionState:
+        """The worse of the two connections."""
+        return min((manager.state for manager in self._managers), key=_WORSE_FIRST.index)
+
+    @property
     def health(self) -> HealthStatus:
         """The worse of the two streams; `reasons` says why."""
-        found = [manager.health for manager in self._managers]
-        worse = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED)
-        return next((status for status in worse if status in found), HealthStatus.HEALTHY)
+        return min((manager.health for manager in self._managers), key=_WORST_FIRST.index)
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class ProjectXLink:
         doubt: is told of what could not be read.
         displaced: remembers how often another session took our place.
         heard: gets each value before the sink does; for what must not wait.
+        ended: is told once how the connection ended.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class ProjectXLink:
         doubt: Callable[[Doubt], object],
         displaced: Displaced,
         heard: Callable[[Heard], object] | None = None,
+        ended: Callable[[Lost], object] | None = None,
     ) -> None:
         self._inner = inner
         self._read = read
         self._doubt = doubt
         self._displaced = displaced
         self._heard = heard
+        self._tell_end = ended
         self._sink: Sink | None = None
         self._ended: Lost | None = None
         self._end = asyncio.Event()
@@ -79,6 +82,7 @@ class ProjectXLink:
 
     async def close(self) -> None:
         """Let go of the connection."""
+        self._say_ended(self._ended or Lost("stopped"))
         await self._inner.close()
 
     async def closed(self) -> Lost:
@@ -87,7 +91,9 @@ class ProjectXLink:
         ours = asyncio.ensure_future(self._end.wait())
         try:
             await asyncio.wait({inner, ours}, return_when=asyncio.FIRST_COMPLETED)
-            return self._ended if self._ended is not None else inner.result()
+            lost = self._ended if self._ended is not None else inner.result()
+            self._say_ended(lost)
+            return lost
         finally:
             inner.cancel()
             ours.cancel()
@@ -115,6 +121,11 @@ class ProjectXLink:
             reason=self._ended.error, times=self._displaced.times,
         )  # fmt: skip
         self._end.set()
+
+    def _say_ended(self, lost: Lost) -> None:
+        tell, self._tell_end = self._tell_end, None
+        if tell is not None:
+            tell(lost)
 
     def __repr__(self) -> str:
         return f"<ProjectXLink {self._inner!r}>"

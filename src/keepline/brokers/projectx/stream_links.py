@@ -5,7 +5,8 @@ else; the token is asked for anew at each connect, for it is part of the address
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from keepline.brokers.projectx.displaced import Displaced
@@ -15,12 +16,25 @@ from keepline.brokers.projectx.stream_messages import LOGOUT, MARKET_EVENTS, USE
 from keepline.brokers.projectx.stream_reading import Doubt, Heard, MarketReader, UserReader
 from keepline.clock import Clock
 from keepline.errors import ConfigError
-from keepline.stream.port import Link
+from keepline.stream.port import Link, Lost
 from keepline.stream.tokens import StreamTokens, StreamTokenSource
 
-__all__ = ["Endpoint", "ProjectXLinks"]
+__all__ = ["Endpoint", "ProjectXLinks", "Tap"]
 
 Endpoint: TypeAlias = Literal["user", "market"]
+
+
+class Tap(Protocol):
+    """Gets the frames of one connection and its end, as `Recorder.connection` gives it."""
+
+    def __call__(self, frame: bytes | str, at: float) -> None:
+        """A frame arrived at `at` (boottime seconds)."""
+        ...
+
+    def lost(self, reason: str, at: float) -> None:
+        """The connection ended."""
+        ...
+
 
 _TYPES: Final[Mapping[Endpoint, Mapping[str, tuple[Any, ...]]]] = {
     "user": {LOGOUT: (), **dict.fromkeys(USER_EVENTS, ())},
@@ -49,6 +63,7 @@ class ProjectXLinks:
         heard: gets each event of accounts, before anything else does.
         doubt: is told of events that could not be read.
         connect: makes the connections; SignalR ones by default.
+        record: begins the recording of a new connection: `Recorder.connection`; None records nothing.
         clock: time.
         options: of `SignalRConnection`, over those of ProjectX's own sample.
 
@@ -69,6 +84,7 @@ class ProjectXLinks:
         heard: Callable[[Heard], object],
         doubt: Callable[[Doubt], object],
         connect: Callable[[Endpoint], Link] | None,
+        record: Callable[[str], Tap] | None,
         clock: Clock,
         **options: Any,
     ) -> None:
@@ -85,26 +101,33 @@ class ProjectXLinks:
         self._base_url = base_url.rstrip("/")
         self._quotes, self._levels = quotes, levels
         self._heard, self._doubt = heard, doubt
-        self._connect = connect or self._signalr
+        self._connect = connect
+        self._record = record
         self._clock = clock
         self._options = {**_AS_THE_SAMPLE, **options}
         self._displaced: dict[Endpoint, Displaced] = {"user": Displaced(), "market": Displaced()}
 
     def link(self, endpoint: Endpoint) -> ProjectXLink:
         """A new connection, not open yet."""
+        tap = None if self._record is None else self._record(endpoint)
+        connect = self._connect
         return ProjectXLink(
-            self._connect(endpoint),
+            self._signalr(endpoint, tap) if connect is None else connect(endpoint),
             read=UserReader().read if endpoint == "user" else self._market_reader(),
             doubt=self._doubt,
             displaced=self._displaced[endpoint],
             heard=self._heard if endpoint == "user" else None,
+            ended=None if tap is None else partial(self._recorded, tap),
         )
 
     def _market_reader(self) -> Read:
         reader, wall = MarketReader(self._quotes, levels=self._levels), self._clock.wall
         return lambda channel, arguments: reader.read(channel, arguments, wall())
 
-    def _signalr(self, endpoint: Endpoint) -> Link:
+    def _recorded(self, tap: Tap, lost: Lost) -> None:
+        tap.lost(lost.reason, self._clock.boottime())
+
+    def _signalr(self, endpoint: Endpoint, tap: Tap | None) -> Link:
         from keepline.stream.signalr_link import SignalRLink
 
         return SignalRLink(
@@ -113,6 +136,7 @@ class ProjectXLinks:
             types=_TYPES[endpoint],
             probe=_PROBES[endpoint],
             clock=self._clock,
+            tap=tap,
             **self._options,
         )
 

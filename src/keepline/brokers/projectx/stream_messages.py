@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from keepline.brokers.messages import OpenIntEnum
 from keepline.brokers.projectx.messages import AccountInfo, OrderInfo, PositionInfo, TradeInfo
+from keepline.stream.binding import Types
 
 __all__ = [
     "ACCOUNT",
@@ -38,6 +39,7 @@ __all__ = [
     "UserEvent",
     "each",
     "moment_of",
+    "stream_types",
     "user_events",
 ]
 
@@ -130,6 +132,14 @@ MARKET_EVENTS: Mapping[str, tuple[Any, ...]] = {
     DEPTH: (str, list[DepthPayload] | DepthPayload),
 }
 """Event to the types of its arguments, for a decoder of the hub protocol."""
+
+
+def stream_types() -> Types:
+    """What decodes the events of both endpoints: market events into types, user events into plain values."""
+    types = Types()
+    for channel, kinds in MARKET_EVENTS.items():
+        types.expect(channel, *kinds)
+    return types
 
 
 def each(payload: Any) -> list[Any]:
