@@ -144,7 +144,7 @@ class SchwabStreamer:
                 connection.task(self._answer(connection), "streamer answer")
 
     async def _answer(self, connection: "_Connection") -> None:
-        await self._clock.sleep(0)
+        await self._clock.sleep(self._times.answer)
         connection.answering = False
         now, session = self._now(), connection.session
         self._market.advance(now)

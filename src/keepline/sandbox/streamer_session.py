@@ -53,11 +53,13 @@ class StreamerTimes:
         idle: without subscriptions, after which a connection ends.
         heartbeat: between two heartbeats.
         tick: between two looks at the market.
+        answer: to work on a command; another one that comes in the meantime fails.
     """
 
     idle: float = 30.0
     heartbeat: float = 10.0
     tick: float = 1.0
+    answer: float = 0.0
 
 
 @dataclass(slots=True)
