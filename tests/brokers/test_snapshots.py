@@ -233,6 +233,17 @@ async def test_a_fill_of_an_order_from_before_the_window_is_in_it(it: Looker) ->
     assert quantity(await it.look(hours=0.2)) == 2
 
 
+@BOTH
+async def test_fills_from_before_the_window_are_not_in_it(it: Looker) -> None:
+    await it.bot.want(it.bot.limit("rest", str(it.bot.place.price - 50), 2))
+    await it.bot.want(it.bot.intent("entry", 3))
+    assert total((await it.look(hours=0.2)).fills or ()) == 3
+    await it.bot.pass_by(1500)
+    seen = await it.look(hours=0.2)
+    assert seen.fills == ()
+    assert quantity(seen) == 3
+
+
 @pytest.mark.parametrize("place", [PROJECTX], ids=str)
 async def test_orders_that_were_read_before_fills_of_theirs_are_read_again(it: Looker) -> None:
     await it.bot.want(it.bot.limit("rest", str(it.bot.place.price - 50), 2))

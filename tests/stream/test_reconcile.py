@@ -210,6 +210,16 @@ def test_a_snapshot_of_an_earlier_connection_counts_for_nothing() -> None:
     assert bench.it.phase is Phase.APART
 
 
+def test_a_connection_that_replaces_another_one_needs_a_snapshot_of_its_own() -> None:
+    bench = Bench()
+    bench.it.begin(0.0)
+    bench.ask()
+    bench.it.begin(0.1)
+    assert not bench.it.finish(snapshot(), 0.2).live
+    bench.now = 0.2
+    assert bench.look().live
+
+
 def test_while_one_snapshot_is_taken_no_other_is_asked_for() -> None:
     bench = Bench()
     assert bench.it.deadline is None
@@ -432,6 +442,23 @@ def test_a_list_that_stays_behind_is_announced_once_and_not_believed() -> None:
     assert bench.it.view.orders["1"] == done
 
 
+def test_a_list_that_lagged_once_and_shows_the_order_no_more_starts_anew() -> None:
+    bench = Bench.live(order(status=S.FILLED, filled=5))
+    stale = {"orders": [order()], "open_orders": [order()]}
+    for parts in (stale, {}, stale):
+        assert kinds(bench.look(**parts, after=60)) == []
+    assert kinds(bench.look(**stale, after=60)) == [K.ORDER_BREAK]
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_events_that_were_kept_explain_a_change_in_whatever_order_they_came(swapped: bool) -> None:
+    bench = Bench.live(order(status=S.PENDING))
+    bench.begin()
+    done = order(status=S.FILLED, filled=5, updated_at=at(9))
+    events = [done, order()] if swapped else [order(), done]
+    assert bench.look(*events, orders=[done]).discrepancies == ()
+
+
 def test_absence_from_open_orders_is_not_absence() -> None:
     bench = Bench.live(order())
     done = order(status=S.CANCELLED, updated_at=at(5))
@@ -559,6 +586,43 @@ def test_the_same_difference_in_three_looks_is_a_break_however_busy_it_is() -> N
     assert bench.held() == 5, "theirs, and what came after it"
 
 
+def test_three_looks_in_a_hurry_are_no_guard_period() -> None:
+    bench = Bench(spacing_seconds=0.5)
+    bench.it.begin(0.0)
+    bench.look(positions=[held(3)])
+    for _ in range(4):
+        bench.it.suspect(bench.now)
+        assert kinds(bench.look(positions=[held(1)], after=0.5)) == []
+    bench.it.suspect(bench.now)
+    assert kinds(bench.look(positions=[held(1)], after=GUARD)) == [K.POSITION_BREAK]
+
+
+def test_a_fill_that_this_very_look_found_is_activity() -> None:
+    bench = Bench.live(positions=[held(3)])
+    bench.look(positions=[held(1)])
+    found = {"fills": [fill()], "positions": [held(2)]}
+    assert kinds(bench.look(**found, after=GUARD)) == []
+    assert kinds(bench.look(**found, after=GUARD)) == [K.POSITION_BREAK]
+
+
+def test_a_fill_that_was_known_before_positions_were_and_is_not_listed_comes_on_top() -> None:
+    bench = Bench()
+    bench.it.view.apply(fill())
+    bench.it.begin(0.0)
+    assert bench.look(positions=[held(3)]).live
+    assert bench.held() == 4
+
+
+def test_an_old_fill_that_is_told_after_whole_looks_is_in_the_position_already() -> None:
+    bench = Bench.live(positions=[held(3)])
+    for _ in range(3):
+        assert bench.look(positions=[held(3)], after=300).live
+    bench.it.receive(fill(at=at(10)), bench.now)
+    assert bench.held() == 3
+    bench.it.receive(fill("t2", at=at(bench.now)), bench.now)
+    assert bench.held() == 4
+
+
 def test_fills_that_the_snapshot_does_not_have_yet_are_no_difference() -> None:
     bench = Bench.live(positions=[held(3)])
     result = bench.look(fill("t9", 2, at=at(bench.now)), positions=[held(3)])
@@ -635,6 +699,18 @@ def test_a_balance_that_the_stream_told_meanwhile_is_not_overwritten() -> None:
     bench = Bench.live()
     bench.look(account(998), accounts=[account(900)])
     assert bench.it.view.accounts == {"A": account(998)}
+
+
+def test_a_balance_from_before_the_snapshot_does_not_come_back_after_it() -> None:
+    bench = Bench.live()
+    bench.begin()
+    bench.it.receive(account(1000), bench.now)
+    assert bench.look(account(998), accounts=[account(999)]).live
+    assert bench.it.view.accounts == {"A": account(998)}
+    bench.begin()
+    bench.it.receive(account(1000), bench.now)
+    assert bench.look(accounts=[account(997)]).live
+    assert bench.it.view.accounts == {"A": account(997)}
 
 
 def test_a_balance_that_is_not_told_is_no_break() -> None:

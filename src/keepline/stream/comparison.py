@@ -173,7 +173,8 @@ class Comparison:
     # --- orders ---
 
     def _orders(self, snapshot: Snapshot, when: Circumstances, found: Findings) -> None:
-        heard = {event.id: event for event in when.heard if isinstance(event, Order)}
+        told = (event for event in when.heard if isinstance(event, Order))
+        heard = {event.id: event for event in sorted(told, key=standing)}
         for theirs in (*(snapshot.open_orders or ()), *(snapshot.orders or ())):
             if theirs.account in snapshot.scope:
                 self._order(theirs, heard.get(theirs.id), when, found)
@@ -223,6 +224,11 @@ class Comparison:
         if snapshot.orders is None or snapshot.open_orders is None:
             return
         there = {order.id for order in (*snapshot.orders, *snapshot.open_orders)}
+        self._behind = {
+            name: seen
+            for name, seen in self._behind.items()
+            if name in there or seen[0].account not in snapshot.scope
+        }
         for order in self._view.working():
             if order.account not in snapshot.scope or order.id in there:
                 continue
