@@ -103,6 +103,11 @@ async def test_a_difference_that_no_event_explains_makes_the_gateway_look_once(
     assert len(bench.broker.queries) == 2
 
 
+async def test_to_settle_a_difference_is_to_have_looked(bench: Bench) -> None:
+    await bench.feed.settle(Discrepancy(K.POSITION_BREAK, "A", "MNQ"))
+    assert len(bench.broker.queries) == 1
+
+
 @pytest.mark.parametrize("kind", [K.BALANCE_BREAK, K.MISSED_FILL, K.ORDER_BREAK, K.UNKNOWN_ORDER])
 async def test_other_differences_call_for_no_look(bench: Bench, kind: DiscrepancyKind) -> None:
     bench.feed.differs(Discrepancy(kind, "A", "1"))

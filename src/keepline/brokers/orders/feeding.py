@@ -22,7 +22,7 @@ _LOOK = frozenset({DiscrepancyKind.MISSING_ORDER, DiscrepancyKind.POSITION_BREAK
 
 
 class GatewayFeed:
-    """Hands changes and discrepancies of a `Reconciliation` to an order gateway.
+    """Hands changes and discrepancies of a `Reconciliation` to an order gateway, on the gateway's event loop.
 
     Args:
         gateway: stays the caller's to start and stop.
@@ -49,6 +49,11 @@ class GatewayFeed:
             look = asyncio.ensure_future(self._look(found.account))
             self._looks[found.account] = look
             look.add_done_callback(lambda _: self._looks.pop(found.account, None))
+
+    async def settle(self, found: Discrepancy) -> None:
+        """As `differs`, and return once the gateway has looked: a callback for streams that run these on the loop."""
+        self.differs(found)
+        await self.drain()
 
     async def drain(self) -> None:
         """Wait for looks that are under way."""
