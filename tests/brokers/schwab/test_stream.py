@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from keepline.brokers.schwab.stream import SCHWAB_STREAM, SchwabStream
 from keepline.brokers.schwab.stream_link import SchwabLink
 from keepline.brokers.schwab.streamer_messages import AccountActivity, Book, Candlestick, LevelOne
 from keepline.brokers.schwab.streamer_topics import topic_of
+from keepline.brokers.schwab.streamer_wire import SchwabWire
 from keepline.clock import SYSTEM_CLOCK
 from keepline.credentials.token import Token
 from keepline.errors import Closed, ConfigError, PermanentError, StreamNotLive
@@ -26,7 +28,10 @@ from keepline.sandbox.quota import Rate
 from keepline.sandbox.server import Rates, SandboxServer
 from keepline.sandbox.streamer_session import StreamerTimes
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
+from keepline.stream.playback import Playback, WireFrames
 from keepline.stream.reconcile import ReconcileSettings
+from keepline.stream.recorder import Recorder
+from keepline.stream.recording import Recording
 from keepline.stream.redial import DialLimiter
 from keepline.stream.tokens import StreamTokens
 
@@ -380,6 +385,32 @@ async def test_an_activity_without_an_account_or_for_an_order_that_is_gone_calls
         await balances.until(lambda _: True)  # no activity tells it: a look did
         assert before is not None
         assert "OrderRefresh" in repr(refresh)
+
+
+async def test_a_recorded_stream_plays_through_the_same_code(desk: Desk, tmp_path: Path) -> None:
+    desk.pin("AAPL", 200)
+    path = tmp_path / "schwab.rec"
+    async with (
+        Recorder(path) as recorder,
+        desk.stream(symbols=["AAPL"], record=recorder.connection) as stream,
+    ):
+        quotes = Inbox()
+        stream.on_quote(quotes)
+        await quotes.until(lambda quote: quote.last == 200.0)
+        desk.pin("AAPL", 201)
+        await quotes.until(lambda quote: quote.last == 201.0)
+    info = (await desk.client.user_preference()).streamer_info
+    assert info
+    recording = await asyncio.to_thread(Recording, path)
+    playback = Playback(recording, lambda: WireFrames(SchwabWire(info[0])), speed=None)
+    again = desk.stream(symbols=["AAPL"], links=lambda: playback.link("schwab"))
+    told, events = Inbox(), Inbox()
+    again.on_quote(told)
+    again.on_event(events)
+    async with again:
+        assert (await told.until(lambda quote: quote.last == 201.0)).ask == 201.01
+        assert (await events.until(kind(EventKind.LOST))).reason
+    assert desk.sandbox.stats()["streamer_logins"] == 1
 
 
 async def test_market_data_alone_follows_no_accounts(desk: Desk) -> None:

@@ -41,6 +41,7 @@ from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager, Until
 from keepline.stream.port import Link, Topic, key_of_first_text
 from keepline.stream.reconcile import ReconcileSettings
+from keepline.stream.recorder import RecordedConnection
 from keepline.stream.redial import DialLimiter
 from keepline.stream.routing import Router
 from keepline.stream.settings import StreamSettings
@@ -77,10 +78,10 @@ class SchwabStream:
         settings: what is done when.
         reconcile: how often and how carefully snapshots are taken.
         ssl_context: whom to trust; None is the system's store.
-        links: makes the connections; for replays. By default they lead to Schwab's streamer.
+        links: makes the connections, for replays: `Playback.link`. By default they lead to Schwab's streamer.
         dial_limiter: the budget of dials; the process's by default.
         clock: time and chance.
-        tap: gets every frame with its arrival time (recording).
+        record: records every connection: `Recorder.connection`; None records nothing.
 
     Raises:
         ConfigError: an argument makes no sense.
@@ -109,7 +110,7 @@ class SchwabStream:
         links: Callable[[], Link] | None = None,
         dial_limiter: DialLimiter | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        tap: Callable[[bytes | str, float], None] | None = None,
+        record: Callable[[str], RecordedConnection] | None = None,
     ) -> None:
         self.name = name
         self.accounts, self.symbols = _texts(accounts, "accounts"), _texts(symbols, "symbols")
@@ -133,11 +134,12 @@ class SchwabStream:
                 heard=self._heard,
                 ssl_context=ssl_context,
                 clock=clock,
-                tap=tap,
+                record=None if record is None else record(name),
+                played=None if links is None else links(),
             )
 
         self._manager = StreamManager(
-            links or link,
+            link,
             name=name,
             settings=settings,
             tokens=source,

@@ -18,7 +18,8 @@ from keepline.brokers.schwab.streamer_state import SeenActivity
 from keepline.brokers.schwab.streamer_wire import NOTICES, UNREADABLE, SchwabWire
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import Closed, PermanentError
-from keepline.stream.port import Lost, Sink, Topic
+from keepline.stream.port import Link, Lost, Sink, Topic
+from keepline.stream.recorder import RecordedConnection
 from keepline.stream.tokens import StreamTokens
 from keepline.stream.weblink import WireLink
 
@@ -48,7 +49,8 @@ class SchwabLink:
         answer_timeout: seconds that a command's answer may take.
         server_timeout: seconds without any frame after which the connection is dead.
         clock: time.
-        tap: gets every frame with its arrival time (recording).
+        record: the tap of a recording.
+        played: a connection to use in the place of a new one, for replays.
     """
 
     def __init__(
@@ -62,14 +64,16 @@ class SchwabLink:
         answer_timeout: float = 15.0,
         server_timeout: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
-        tap: Callable[[bytes | str, float], None] | None = None,
+        record: RecordedConnection | None = None,
+        played: Link | None = None,
     ) -> None:
-        self._client, self._tokens, self._clock, self._tap = client, tokens, clock, tap
+        self._client, self._tokens, self._clock = client, tokens, clock
+        self._record, self._played = record, played
         self._seen = seen if seen is not None else SeenActivity()
         self._heard = heard
         self._ssl = ssl_context
         self._answer_timeout, self._server_timeout = answer_timeout, server_timeout
-        self._inner: WireLink | None = None
+        self._inner: Link | None = None
         self._sink: Sink | None = None
 
     async def open(self, sink: Sink) -> None:
@@ -82,21 +86,7 @@ class SchwabLink:
         if self._sink is not None:
             raise Closed("a link is opened once: make a new one")
         self._sink = sink
-        info = await self._where()
-        wire = SchwabWire(
-            info,
-            seen=self._seen,
-            answer_timeout=self._answer_timeout,
-            server_timeout=self._server_timeout,
-        )
-        self._inner = WireLink(
-            wire,
-            info.streamer_socket_url,
-            self._tokens,
-            ssl_context=self._ssl,
-            clock=self._clock,
-            tap=self._tap,
-        )
+        self._inner = self._played if self._played is not None else await self._made()
         await self._inner.open(self._hear)
 
     async def subscribe(self, topic: Topic) -> None:
@@ -127,6 +117,7 @@ class SchwabLink:
         """Log out and let go of everything."""
         if self._inner is not None:
             await self._inner.close()
+            self._note_end(Lost("stopped"))
 
     async def closed(self) -> Lost:
         """Return once the connection has ended.
@@ -134,7 +125,26 @@ class SchwabLink:
         Raises:
             Closed: it was never opened.
         """
-        return await self._opened().closed()
+        lost = await self._opened().closed()
+        self._note_end(lost)
+        return lost
+
+    async def _made(self) -> WireLink:
+        info = await self._where()
+        wire = SchwabWire(
+            info,
+            seen=self._seen,
+            answer_timeout=self._answer_timeout,
+            server_timeout=self._server_timeout,
+        )
+        return WireLink(
+            wire,
+            info.streamer_socket_url,
+            self._tokens,
+            ssl_context=self._ssl,
+            clock=self._clock,
+            tap=self._record,
+        )
 
     async def _where(self) -> StreamerInfo:
         infos = (await self._client.user_preference()).streamer_info
@@ -147,7 +157,12 @@ class SchwabLink:
             raise PermanentError("the streamer's address is not wss://", endpoint=_PREFERENCE)
         return infos[0]
 
-    def _opened(self) -> WireLink:
+    def _note_end(self, lost: Lost) -> None:
+        record, self._record = self._record, None
+        if record is not None:
+            record.lost(lost.reason, self._clock.boottime())
+
+    def _opened(self) -> Link:
         if self._inner is None:
             raise Closed("the link was not opened")
         return self._inner
