@@ -1,11 +1,17 @@
 """A broker in memory: links whose answers a test writes down, in the order in which they are made."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from keepline.stream.events import EventKind, StreamEvent
+from keepline.stream.manager import StreamManager
 from keepline.stream.port import Lost, Sink, Topic
+from keepline.stream.redial import DialLimiter
+from keepline.stream.settings import StreamSettings
+from keepline.testing import ManualClock
 
 Answer = BaseException | str | None
 HANG = "hang"
@@ -112,3 +118,58 @@ async def obey(answer: Answer) -> None:
         await asyncio.get_running_loop().create_future()
     if isinstance(answer, BaseException):
         raise answer
+
+
+QUOTES = Topic("Quote", ("Quotes", "MNQ"), ("NoQuotes", "MNQ"), key="MNQ", policy="conflate")
+ORDERS = Topic("Order", ("Orders", 1), ("NoOrders", 1))
+
+
+class Bench:
+    """A manager, its broker and its clock, and what a bot was told."""
+
+    def __init__(self, *scripts: Script, chance: float = 0.5, **options: Any) -> None:
+        self.clock = options.pop("clock", None) or ManualClock(chance=chance)
+        self.broker = ScriptedBroker(self.clock, scripts)
+        settings = options.pop("settings", StreamSettings())
+        options.setdefault("dial_limiter", DialLimiter(burst=1000))
+        self.manager = StreamManager(
+            self.broker, name="test", settings=settings, clock=self.clock, **options
+        )
+        self.told: list[StreamEvent] = []
+        self.manager.on_event(self.told.append, inline=True)
+
+    @property
+    def kinds(self) -> list[EventKind]:
+        return [event.kind for event in self.told if not event.channel]
+
+    def count(self, kind: EventKind) -> int:
+        return sum(event.kind is kind for event in self.told)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        await self.clock.run_until(condition)
+
+    async def connect(self, until: str = "connected") -> None:
+        connecting = asyncio.ensure_future(self.manager.connect(until=until))  # type: ignore[arg-type]
+        await self.until(connecting.done)
+        await connecting
+
+    @property
+    def link(self) -> ScriptedLink:
+        return self.broker.last
+
+
+@asynccontextmanager
+async def bench(*scripts: Script, **options: Any) -> AsyncIterator[Bench]:
+    made = Bench(*scripts, **options)
+    try:
+        yield made
+    finally:
+        leaving = asyncio.ensure_future(made.manager.disconnect())
+        await made.until(leaving.done)
+        await leaving
+
+
+async def settle() -> None:
+    """Let everything run that can run without time."""
+    for _ in range(30):
+        await asyncio.sleep(0)

@@ -257,6 +257,8 @@ class Keeper:
         if self.state is ConnectionState.CONNECTED:
             self.state = ConnectionState.RECONNECTING
         self.reason = plan.reason
+        if plan.attempt == 1:  # the failures before were forgotten
+            self._alarmed = False
         if plan.alarm and not self._alarmed:
             self._alarmed = True
             self._tell(EventKind.ALARM, None, plan.reason)
@@ -313,7 +315,7 @@ class Keeper:
         if self.blind(self._registry.wanted):
             self._live = False
         elif not self._live:
-            self._live, self._alarmed = True, False
+            self._live = True
             self._tell(EventKind.LIVE, None, "")
 
     async def _rest(self) -> None:
@@ -325,7 +327,7 @@ class Keeper:
         if self._renewal and self._renew_at > now:
             at = min(at, self._renew_at)
         timer = asyncio.ensure_future(self._clock.sleep(at - now))
-        timer.add_done_callback(lambda _: self._wake.set())
+        timer.add_done_callback(lambda done: done.cancelled() or self._wake.set())
         try:
             await self._wake.wait()
         finally:
