@@ -16,6 +16,7 @@ from keepline.errors import (
     TransientError,
 )
 from keepline.sandbox.server import SandboxServer
+from keepline.stream.binding import Types
 from keepline.stream.connection import SignalRConnection
 from keepline.stream.events import ConnectionState
 
@@ -90,6 +91,34 @@ async def test_what_arrives_is_decoded_into_the_types_that_were_asked_for() -> N
         assert seen == [Pair(2)]
         with pytest.raises(ProtocolError):
             _ = [item async for item in hub.stream("Stream", 3, item_type=str)]
+
+
+async def test_connections_that_share_a_table_of_types_do_not_disturb_each_other() -> None:
+    types = Types()
+    types.expect("tick", str)
+    async with SandboxServer() as sandbox:
+        url = f"{sandbox.url}/hubs/test"
+        async with (
+            SignalRConnection(url, types=types) as one,
+            SignalRConnection(url, types=types) as other,
+        ):
+            held = asyncio.Event()
+
+            async def hold(number: int) -> int:
+                await held.wait()
+                return number
+
+            one.on("hold", hold)
+            waiting = asyncio.ensure_future(one.invoke("AskClient", "hold", 7, result_type=int))
+            assert await other.invoke("Echo", "text") == "text", "its id is the same"
+            held.set()
+            assert await waiting == 7
+            one.on("tick", print, str)()  # the last handler leaves with its types
+            got: list[str] = []
+            other.on("tick", got.append)
+            await other.invoke("Push", "tick", 2)
+            assert got == [], "numbers do not fit"
+    assert types.arguments("tick") == (str,)
 
 
 async def test_what_the_server_says_no_to_is_explained() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -497,3 +499,14 @@ async def test_what_cannot_be_sent_is_refused_before_it_leaves() -> None:
             await anext(hub.stream("X", buffer=0))
         await hub.send("Y")
         assert (await heard.messages.get() or {})["target"] == "Y"
+
+
+def test_nothing_of_aiohttp_is_loaded_before_the_start() -> None:
+    program = (
+        "import sys; from keepline.stream.connection import SignalRConnection; "
+        "SignalRConnection('https://example.com/hub', 'token'); print('aiohttp' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

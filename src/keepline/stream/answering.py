@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from keepline.clock import Clock, within
-from keepline.errors import KeeplineError
+from keepline.errors import ConfigError, KeeplineError
 from keepline.stream.binding import Types
 from keepline.stream.dispatch import Dispatch
 from keepline.stream.messages import Invocation
@@ -46,6 +46,9 @@ class Answering:
         seconds: for the answer to a call of the server.
         types: into what arguments are decoded.
 
+    Raises:
+        ConfigError: no handler could ever run, or in no time.
+
     Attributes:
         dispatch: the table of handlers.
         failures: how often a handler raised, came too late or was refused.
@@ -61,6 +64,7 @@ class Answering:
         seconds: float,
         types: Types | None = None,
     ) -> None:
+        _check(limit, seconds)
         self._answer = answer
         self._clock = clock
         self._limit = limit
@@ -174,6 +178,15 @@ class Answering:
         ):  # 1, 2, 4, 8, …: a broken handler is no log storm
             fields = {"target": call.target, "kind": kind, "failures": self.failures}
             log.error("Stream handler failed", exc_info=failure, extra={"fields": fields})
+
+
+def _check(limit: int, seconds: float) -> None:
+    if limit < 1:
+        raise ConfigError(f"at least one handler must run, not {limit!r}", key="max_running")
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(
+            f"a positive number of seconds is needed, not {seconds!r}", key="result_timeout"
+        )
 
 
 def _words(call: Invocation, failure: Exception) -> str:

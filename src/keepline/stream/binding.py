@@ -44,6 +44,12 @@ class Types:
         self._targets[target.lower()] = argument_types
         self.revision += 1
 
+    def copy(self) -> "Types":
+        """The same targets in a table of its own; ids of results belong to one connection and stay behind."""
+        table = Types()
+        table._targets = dict(self._targets)
+        return table
+
     def forget(self, target: str) -> None:
         """Decode a target's arguments as plain values again; unknown targets are left alone."""
         if self._targets.pop(target.lower(), None) is not None:

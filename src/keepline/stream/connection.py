@@ -13,18 +13,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from keepline.clock import SYSTEM_CLOCK, Clock, within
-from keepline.errors import Closed, ConfigError, TransientError
-from keepline.http import redacted_url
+from keepline.errors import Closed, TransientError
 from keepline.stream.answering import Answering
 from keepline.stream.binding import Types
 from keepline.stream.calls import Calls, ItemQueue, start_failure, unknown
-from keepline.stream.codec import codec
 from keepline.stream.events import ConnectionState
 from keepline.stream.messages import Invocation
-from keepline.stream.negotiate import connect_url
+from keepline.stream.plan import Plan
 from keepline.stream.port import Lost
-from keepline.stream.tokens import StreamTokens, StreamTokenSource
-from keepline.stream.transport import checked_transports, require_privacy
+from keepline.stream.tokens import StreamTokenSource
 from keepline.stream.uploads import Uploads, split
 from keepline.stream.wire import HubWire
 from keepline.stream.wire_events import (
@@ -42,7 +39,6 @@ from keepline.telemetry import REGISTRY, event
 
 if TYPE_CHECKING:  # aiohttp comes with the first start
     from keepline.stream.carriage import Carriage
-    from keepline.stream.dialling import Dialler
 
 __all__ = ["SignalRConnection"]
 
@@ -76,7 +72,7 @@ class SignalRConnection:
         handshake_timeout: seconds for each step of the start.
         result_timeout: seconds within which a call of the server is answered, by a handler or by an error.
         headers: sent with each HTTP request.
-        types: into what arguments are decoded; `on(target, handler, *types)` adds to it.
+        types: into what arguments are decoded, copied; `on(target, handler, *types)` adds to the copy.
         ssl_context: whom to trust; None is the system's store.
         max_message_bytes: a larger message ends the connection.
         max_running: coroutines of handlers that may run at a time; one more is refused and counted.
@@ -119,35 +115,30 @@ class SignalRConnection:
         tap: Tap | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._name = redacted_url(connect_url(url))
-        self._codec = codec(encoding)
-        _check(token_in, keep_alive, server_timeout, handshake_timeout, result_timeout, max_running)
-        if access_token is not None:
-            require_privacy(connect_url(url))
-        self._dialling: dict[str, Any] = {
-            "transports": checked_transports(transports, skip=skip_negotiation, stateful=stateful),
-            "skip_negotiation": skip_negotiation,
-            "stateful": stateful,
-            "binary": self._codec.binary,
-            "headers": headers,
-            "ssl_context": ssl_context,
-            "max_message_bytes": max_message_bytes,
-            "timeout_seconds": handshake_timeout,
-        }
-        self._wiring: dict[str, Any] = {
-            "keep_alive": keep_alive,
-            "server_timeout": server_timeout,
-            "handshake_timeout": handshake_timeout,
-            "max_message_bytes": max_message_bytes,
-        }
-        self._url = url
-        self._tokens = _tokens(access_token)
-        self._in_query = token_in == "query"  # noqa: S105 - a place
+        self._plan = Plan(
+            url,
+            access_token,
+            encoding=encoding,
+            transports=transports,
+            skip_negotiation=skip_negotiation,
+            token_in=token_in,
+            stateful=stateful,
+            headers=headers,
+            ssl_context=ssl_context,
+            max_message_bytes=max_message_bytes,
+            keep_alive=keep_alive,
+            server_timeout=server_timeout,
+            handshake_timeout=handshake_timeout,
+        )
+        self._name = self._plan.name
         self._clock = clock
         self._tap = tap
-        self._tap_failures = 0
         self._answering = Answering(
-            self._answer, clock=clock, limit=max_running, seconds=result_timeout, types=types
+            self._answer,
+            clock=clock,
+            limit=max_running,
+            seconds=result_timeout,
+            types=None if types is None else types.copy(),
         )
         self._calls = Calls(self._cancel)
         self._uploads = Uploads(lambda: self._carriage)
@@ -376,19 +367,12 @@ class SignalRConnection:
     async def _start(self) -> None:
         from keepline.stream.carriage import Carriage
 
-        dialler = self._dialler()
+        dialler = self._plan.dialler()
         dialled = await dialler.dial()
         loop = asyncio.get_running_loop()
         self.transport, self.connection_id = dialled.transport.name, dialled.connection_id
-        wire = HubWire(
-            self._codec,
-            types=self.types,
-            stateful=dialled.stateful,
-            inherent_keep_alive=dialled.transport.inherent_keep_alive,
-            **self._wiring,
-        )
         self._carriage = Carriage(
-            wire,
+            self._plan.wire(dialled, self.types),
             dialler,
             dialled,
             deliver=self._answering.dispatch.deliver,
@@ -402,13 +386,6 @@ class SignalRConnection:
         self._life = loop.create_task(self._live(self._carriage), name="stream")
         await self._opened
         event(log, logging.INFO, "Stream connected", url=self._name, transport=self.transport)
-
-    def _dialler(self) -> "Dialler":
-        from keepline.stream.dialling import Dialler
-        from keepline.stream.transport_http import TokenPlace
-
-        place = TokenPlace(self._tokens, self._in_query)
-        return Dialler(self._url, place=place, **self._dialling)
 
     async def _live(self, carriage: "Carriage") -> None:
         try:
@@ -509,25 +486,3 @@ _HEARD: dict[type, Callable[[SignalRConnection, Any], None]] = {
     Unbound: SignalRConnection._hear_unbound,
     Stray: SignalRConnection._hear_stray,
 }
-
-
-def _tokens(source: StreamTokenSource | StreamTokens | None) -> StreamTokens | None:
-    if source is None or isinstance(source, StreamTokens):
-        return source  # the caller's own may know that its last token was refused
-    return StreamTokens(source)
-
-
-def _check(token_in: str, keep_alive: float, server_timeout: float, handshake_timeout: float,
-           result_timeout: float, max_running: int) -> None:  # fmt: skip
-    if token_in not in ("header", "query"):
-        raise ConfigError(f"'header' or 'query' is needed, not {token_in!r}", key="token_in")
-    for key, seconds in {
-        "keep_alive": keep_alive,
-        "server_timeout": server_timeout,
-        "handshake_timeout": handshake_timeout,
-        "result_timeout": result_timeout,
-    }.items():
-        if not 0 < seconds < float("inf"):
-            raise ConfigError(f"a positive number of seconds is needed, not {seconds!r}", key=key)
-    if max_running < 1:
-        raise ConfigError(f"at least one handler must run, not {max_running!r}", key="max_running")
