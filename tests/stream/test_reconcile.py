@@ -312,6 +312,13 @@ def test_what_is_suspected_is_looked_at_soon() -> None:
     assert bench.ask().reason == "a queue was full"
 
 
+def test_a_suspicion_of_an_account_that_nobody_follows_calls_for_no_look() -> None:
+    bench = Bench.live()
+    bench.now = 10.0
+    bench.it.suspect(10.0, "B")
+    assert bench.it.look(10.0, at(10)) is None
+
+
 def test_a_suspicion_during_a_look_is_not_answered_by_it() -> None:
     bench = Bench.live()
     bench.ask()

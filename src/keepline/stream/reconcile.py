@@ -170,9 +170,10 @@ class Reconciler:
         return []
 
     def suspect(self, now: float, *accounts: str, reason: str = "asked for") -> None:
-        """Something may have been missed: look at these accounts (all without one) as soon as looks are allowed."""
+        """Something may have been missed: look at these accounts (all without one) as soon as may be."""
         for account in accounts or self.accounts:
-            self._call_for(account, now, reason)
+            if account in self.accounts:
+                self._call_for(account, now, reason)
 
     # --- when to look ---
 

@@ -1,5 +1,6 @@
 """Orders that are never doubled: the intent journal, unknown outcomes, and how they are settled."""
 
+from keepline.brokers.orders.feeding import GatewayFeed
 from keepline.brokers.orders.gateway import OrderGateway
 from keepline.brokers.orders.journal import Journal, OrderJournal
 from keepline.brokers.orders.outcome import OrderOutcome, OutcomeState
@@ -10,6 +11,7 @@ from keepline.brokers.orders.watch import CaughtUp
 __all__ = [
     "CaughtUp",
     "Decision",
+    "GatewayFeed",
     "How",
     "Journal",
     "OrderGateway",
