@@ -1,7 +1,7 @@
 """A broker in memory: links whose answers a test writes down, in the order in which they are made."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,9 +149,16 @@ class Bench:
         await self.clock.run_until(condition)
 
     async def connect(self, until: str = "connected") -> None:
-        connecting = asyncio.ensure_future(self.manager.connect(until=until))  # type: ignore[arg-type]
-        await self.until(connecting.done)
-        await connecting
+        await self.drive(self.manager.connect(until=until))  # type: ignore[arg-type]
+
+    async def drive(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await something while time runs, if anybody waits for time."""
+        task = asyncio.ensure_future(work)
+        ticking = asyncio.ensure_future(self.until(task.done))
+        await asyncio.wait({task, ticking}, return_when=asyncio.FIRST_COMPLETED)
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
+        await task
 
     @property
     def link(self) -> ScriptedLink:
@@ -164,9 +171,7 @@ async def bench(*scripts: Script, **options: Any) -> AsyncIterator[Bench]:
     try:
         yield made
     finally:
-        leaving = asyncio.ensure_future(made.manager.disconnect())
-        await made.until(leaving.done)
-        await leaving
+        await made.drive(made.manager.disconnect())
 
 
 async def settle() -> None:

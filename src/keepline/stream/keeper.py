@@ -246,7 +246,7 @@ class Keeper:
         )
         RECONNECTS.inc(self._name, end.fault.value)
         telemetry.event(
-            log, logging.WARNING, "Stream lost", stream=self._name, reason=plan.reason,
+            log, logging.WARNING, "Stream redial" if plan.dial else "Stream gives up", stream=self._name, reason=plan.reason,
             attempt=plan.attempt, next_seconds=round(plan.delay, 3) if plan.dial else None,
         )  # fmt: skip
         if plan.newer_token and self._tokens is not None:
