@@ -103,7 +103,7 @@ class HealthWatch:
         self._topics: dict[Ident, Expectation] = {}
         self._connected = False
         self._probed_at: float | None = None  # a probe is under way since then
-        self._probe_error: str | None = None
+        self._probe_failed: tuple[float, str] | None = None  # when it was asked, and how it ended
         self._dead_rounds = 0
         self._notes: dict[str, _Reason] = {}
         self.note("connection", "not connected yet", status=HealthStatus.UNHEALTHY)
@@ -134,7 +134,7 @@ class HealthWatch:
 
     def _begin(self, now: float, *, connected: bool) -> None:
         self._connected = connected
-        self._probed_at = self._probe_error = None
+        self._probed_at = self._probe_failed = None
         for one in self._topics.values():
             one.begin(now)
 
@@ -162,10 +162,11 @@ class HealthWatch:
         """A probe was answered, or failed in the words given. An answer is life, not freshness."""
         if self._probed_at is None or now < self._probed_at:
             return  # of an earlier connection
-        self._probed_at = None
-        self._probe_error = error
         if error is None:
             self._dead_rounds = 0
+        else:
+            self._probe_failed = self._probed_at, error
+        self._probed_at = None
 
     def note(self, name: str, text: str, *, status: HealthStatus = HealthStatus.DEGRADED) -> None:
         """Hold a reason of somebody else's (`overflow`, `reconciling`, …) until `clear` of the same name."""
@@ -206,20 +207,26 @@ class HealthWatch:
         )
 
     def _judge_probe(self, now: float) -> Iterator[tuple[Step, str]]:
-        """A probe without an answer means that nobody is there: only a new connection helps."""
-        if any(one.heard_at is not None for one in self._topics.values()):
+        """A probe that failed, and no data since it was asked: nobody is there, only a new connection helps."""
+        heard = [one.heard_at for one in self._topics.values() if one.heard_at is not None]
+        if heard:
             self._dead_rounds = 0
         if self._probed_at is not None and now >= self._probed_at + self._probe_timeout:
+            self._probe_failed = self._probed_at, f"no answer in {self._probe_timeout:g} s"
             self._probed_at = None
-            self._probe_error = f"no answer in {self._probe_timeout:g} s"
-        if self._probe_error is None:
+        if self._probe_failed is None:
             return
-        reason = f"a probe failed: {self._probe_error}"
-        self._probe_error = None
+        asked_at, error = self._probe_failed
+        self._probe_failed = None
+        if heard and max(heard) >= asked_at:
+            return
         if self._dead_rounds >= self._ladder.rounds:
-            yield Step.ALARM, f"{reason}; so it did on {self._dead_rounds} connections before"
+            yield (
+                Step.ALARM,
+                f"a probe failed: {error}; so it did on {self._dead_rounds} connections before",
+            )
         self._dead_rounds += 1
-        yield Step.RECONNECT, reason
+        yield Step.RECONNECT, f"a probe failed: {error}"
 
     def _leave_out(self, found: dict[Step, list[tuple[Topic | None, str]]], now: float) -> None:
         """A new connection makes smaller steps needless; one probe at a time is enough."""

@@ -88,7 +88,7 @@ class TaskWorker:
         self._something.set()
         try:
             with contextlib.suppress(TimeoutError):
-                await within(self._clock, seconds, asyncio.shield(self._task))
+                await within(self._clock, seconds, asyncio.wait({self._task}))
         finally:
             self._task.cancel()
         try:
