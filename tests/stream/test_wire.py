@@ -417,6 +417,31 @@ def test_a_broken_protocol_ends_it_with_a_last_word() -> None:
     assert server.written() == [Close(closed.error)]
 
 
+@each_codec
+def test_text_that_no_codec_can_hold_ends_it_behind_a_plain_call_too(encoding: Codec) -> None:
+    server = Server(encoding).opened()
+    for number in range(3):
+        assert server.says(Invocation("T", [number])) == [Invocation("T", [number])]
+    (closed,) = server.wire.receive("\ud800", 1.0)
+    assert isinstance(closed, Closed)
+    assert closed.reason is CloseReason.MALFORMED
+    assert server.wire.receive("x", 1.0) == []
+
+
+@each_codec
+def test_plain_calls_among_others_and_in_pieces_stay_in_order(encoding: Codec) -> None:
+    server = Server(encoding).opened()
+    plain, asked = Invocation("T", [1]), Invocation("T", [2], "s1")
+    frame = encoding.encode(plain)
+    for _ in range(2):
+        assert server.says(plain) == [plain]
+        assert server.says(Completion("9"), plain) == [Stray("completion", "9"), plain]
+        assert server.wire.receive(frame[:9], 1.0) == []
+        assert server.wire.receive(frame[9:] + frame, 1.0) == [plain, plain]
+        assert server.says(asked) == [asked]
+        assert server.wire.complete("s1", 1)
+
+
 def test_a_lost_transport_ends_it() -> None:
     server = Server().opened()
     assert not server.wire.can_reattach

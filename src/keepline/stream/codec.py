@@ -19,7 +19,13 @@ __all__ = ["Codec", "Decoder", "Types", "codec"]
 
 
 class Decoder(Protocol):
-    """Turns what arrives on one connection into messages."""
+    """Turns what arrives on one connection into messages.
+
+    Attributes:
+        plain: what `feed` gave last is one call that wants no answer, as most frames are.
+    """
+
+    plain: bool
 
     def feed(self, data: bytes | str) -> list[Decoded]:
         """What is complete now, in order; after a `Malformed` always nothing."""

@@ -118,9 +118,13 @@ class JsonDecoder:
     Args:
         types: the expected types; None for plain values everywhere.
         max_message_bytes: the largest message, separator included.
+
+    Attributes:
+        plain: what `feed` gave last is one call that wants no answer.
     """
 
     __slots__ = (
+        "_at_once",
         "_frequent",
         "_learnt",
         "_limit",
@@ -129,6 +133,7 @@ class JsonDecoder:
         "_revision",
         "_splitter",
         "_types",
+        "plain",
     )
 
     def __init__(
@@ -139,15 +144,18 @@ class JsonDecoder:
         self._limit = max_message_bytes
         self._revision = self._types.revision
         self._learnt: dict[bytes, tuple[str, _Read]] = {}  # by all bytes before the arguments
-        self._frequent: dict[
+        self._at_once: dict[
             bytes, tuple[bytes, int, str, _Read]
         ] = {}  # by some of them, to look at first
+        self._frequent = self._at_once  # empty while the beginning of a message is kept
+        self.plain = False
         self._readers: dict[Any, Callable[[bytes | msgspec.Raw], Any]] = {Any: _read_any}
         self._over = False
 
     def reset(self) -> None:
         """A new transport carries the same conversation: forget the beginning of an unfinished message."""
         self._splitter.clear()
+        self._frequent = self._at_once
 
     def feed(self, data: bytes | str) -> list[Decoded]:
         """What is complete now, in order; after a `Malformed` always nothing."""
@@ -159,21 +167,23 @@ class JsonDecoder:
             if self._revision != self._types.revision:
                 self._unlearn()
             known = self._frequent.get(data[_HINT])
-            if (
-                known is not None
-                and data.find(RECORD_SEPARATOR) == len(data) - 1 < self._limit
-                and self._splitter.empty
-            ):
+            if known is not None and data.find(RECORD_SEPARATOR) == len(data) - 1 < self._limit:
                 # as most frames, this one holds one whole message, which seems to be a plain call
                 head, begin, target, read = known
                 try:
                     if data[-2] == _BRACE and data.startswith(head):
-                        return [Invocation(target, read(data[begin:-2]))]
+                        calls: list[Decoded] = [Invocation(target, read(data[begin:-2]))]
+                        self.plain = True
+                        return calls
                 except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
                     pass
-            return self._records(self._splitter.feed(data))
+            self.plain = False
+            records = self._splitter.feed(data)
+            self._frequent = self._at_once if self._splitter.empty else {}
+            return self._records(records)
         except (Oversize, UnicodeEncodeError) as error:
             self._over = True
+            self.plain = False
             return [Malformed(str(error))]
 
     def _records(self, records: list[bytes]) -> list[Decoded]:
@@ -208,12 +218,12 @@ class JsonDecoder:
             self._learnt[head] = (call.target, read)
             whole = head + _ARGUMENTS
             hint = (whole + b"[")[_HINT]
-            self._frequent.setdefault(hint, (whole, len(whole), call.target, read))
+            self._at_once.setdefault(hint, (whole, len(whole), call.target, read))
 
     def _unlearn(self) -> None:
         """Other types are expected now."""
         self._learnt.clear()
-        self._frequent.clear()
+        self._at_once.clear()
         self._revision = self._types.revision
 
     def _general(self, record: bytes) -> Decoded | None:

@@ -73,6 +73,9 @@ class MessagePackDecoder:
     Args:
         types: the expected types; None for plain values everywhere.
         max_message_bytes: the largest message without its length.
+
+    Attributes:
+        plain: what `feed` gave last is one call that wants no answer.
     """
 
     __slots__ = (
@@ -84,6 +87,7 @@ class MessagePackDecoder:
         "_readers",
         "_revision",
         "_types",
+        "plain",
     )
 
     def __init__(
@@ -97,6 +101,7 @@ class MessagePackDecoder:
         self._kept: list[bytes] = []
         self._missing = 0  # bytes without which the first kept message cannot be complete
         self._over = False
+        self.plain = False
 
     def reset(self) -> None:
         """A new transport carries the same conversation: forget the beginning of an unfinished message."""
@@ -122,7 +127,9 @@ class MessagePackDecoder:
             self._kept.clear()
         elif (call := self._one(data)) is not None:
             out.append(call)
+            self.plain = True
             return out
+        self.plain = False
         try:
             at = self._messages(data, out)
         except Oversize as error:
@@ -203,6 +210,7 @@ class MessagePackDecoder:
 
     def _end(self, out: list[Decoded], reason: str) -> list[Decoded]:
         self._over = True
+        self.plain = False
         out.append(Malformed(reason))
         return out
 

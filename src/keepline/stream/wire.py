@@ -186,17 +186,19 @@ class HubWire:
     def receive(self, data: bytes | str, now: float) -> list[WireEvent]:
         """Bytes arrived; what they mean, in order."""
         if self._phase is _OPEN:
-            self._now = self._heard = now
+            self._heard = now
             messages = self._feed(data)
             if self._buffer is None:
+                if self._decoder.plain:
+                    return messages  # type: ignore[return-value]
                 for message in messages:
                     if type(message) is not Invocation or message.id is not None:
                         break
-                else:  # nothing but calls that want no answer: they are the events
+                else:  # several such calls: they are the events
                     return messages  # type: ignore[return-value]
             return self._messages(messages, len(data), now)
         if self._phase is Phase.HANDSHAKE:
-            self._now = self._heard = now
+            self._heard = now
             return self._shake(data, now)
         return []
 
@@ -336,7 +338,7 @@ class HubWire:
             self._buffer.sent(framed)
         if self._phase is Phase.OPEN:
             self._out.append(framed)
-            self._ping_at = self._now + self._keep_alive
+            self._ping_at = max(self._now, self._heard) + self._keep_alive
 
     # --- what we hear ---
 
