@@ -246,8 +246,9 @@ class Keeper:
         )
         RECONNECTS.inc(self._name, end.fault.value)
         telemetry.event(
-            log, logging.WARNING, "Stream redial" if plan.dial else "Stream gives up", stream=self._name, reason=plan.reason,
-            attempt=plan.attempt, next_seconds=round(plan.delay, 3) if plan.dial else None,
+            log, logging.WARNING, "Stream redial" if plan.dial else "Stream gives up",
+            stream=self._name, reason=plan.reason, attempt=plan.attempt,
+            next_seconds=round(plan.delay, 3) if plan.dial else None,
         )  # fmt: skip
         if plan.newer_token and self._tokens is not None:
             self._tokens.refused()
@@ -327,12 +328,16 @@ class Keeper:
         if self._renewal and self._renew_at > now:
             at = min(at, self._renew_at)
         timer = asyncio.ensure_future(self._clock.sleep(at - now))
-        timer.add_done_callback(lambda done: done.cancelled() or self._wake.set())
+        timer.add_done_callback(self._time_is_up)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
         self._wake.clear()
+
+    def _time_is_up(self, timer: asyncio.Future[None]) -> None:
+        if not timer.cancelled():  # a timer that was put away must not wake what put it away
+            self._wake.set()
 
     # --- health ---
 
