@@ -8,7 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
+from aiohttp import (
+    ClientSession,
+    ClientWebSocketResponse,
+    ServerDisconnectedError,
+    WSMsgType,
+    WSServerHandshakeError,
+)
 
 from keepline.clock import SYSTEM_CLOCK
 from keepline.sandbox.server import SandboxServer
@@ -250,6 +256,31 @@ async def test_an_upgrade_may_be_refused(sandbox: SandboxServer, fault: str, sta
     sandbox.fault("slow", on="websocket", delay=0.001, count=1)
     async with connected(sandbox):
         pass
+
+
+async def test_an_upgrade_may_be_cut(sandbox: SandboxServer) -> None:
+    sandbox.fault("outage", on="websocket")
+    with pytest.raises(ServerDisconnectedError):
+        async with connected(sandbox):
+            pass
+
+
+async def test_a_client_that_is_too_far_behind_is_ended(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.sandbox.schwab_streamer._MOST_WAITING", 3)
+    async with logged_in(sandbox) as client:
+        sandbox.fault("slow_frames", on="streamer", delay=0.5, count=1)
+        assert await client.ended() == (30, 1000)
+
+
+async def test_the_streamer_counts_its_connections_and_keys(sandbox: SandboxServer) -> None:
+    streamer = sandbox._streamer
+    async with logged_in(sandbox) as client:
+        await client.send(EQUITIES, "SUBS", keys="AAPL,F", fields="0,1")
+        assert await client.code() == 0
+        assert (streamer.connections, streamer.keys) == (1, 2)
+        assert "1 connections" in repr(streamer)
 
 
 async def test_a_page_of_another_site_is_no_client(sandbox: SandboxServer) -> None:

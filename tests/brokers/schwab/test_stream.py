@@ -177,6 +177,24 @@ async def test_a_fill_while_the_stream_was_away_is_recovered_once(desk: Desk) ->
         assert fills.items.empty()
 
 
+async def test_a_fill_at_the_moment_of_a_cut_is_recovered_once(desk: Desk) -> None:
+    desk.pin("AAPL", 200)
+    async with desk.stream(accounts=[ACCOUNT]) as stream:
+        fills, orders = Inbox(), Inbox()
+        stream.on_fill(fills)
+        stream.on_order(orders)
+        await stream.connect(until="live")
+        placed = await desk.client.place_order(
+            ACCOUNT, replace(BUY, type=OrderType.LIMIT, price=Decimal(190))
+        )
+        await orders.until(lambda order: order.id == str(placed.order_id))
+        desk.sandbox.fault("fill_while_away", on="streamer")
+        assert (await fills.until(lambda _: True)).order_id == str(placed.order_id)
+        await orders.until(lambda order: order.status.is_final)
+        await stream.connect(until="live")
+        assert fills.items.empty()
+
+
 async def test_duplicate_and_late_activities_change_nothing(desk: Desk) -> None:
     async with desk.stream(accounts=[ACCOUNT]) as stream:
         fills = Inbox()
@@ -487,6 +505,32 @@ async def test_a_token_goes_to_no_strange_address(preference: object, words: str
         with pytest.raises(PermanentError, match=words):
             await link.open(lambda *_: None)
         await link.close()
+
+
+async def test_what_the_streamer_says_of_itself_is_logged_and_reaches_no_callback(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[object] = []
+    link = SchwabLink(desk.client, StreamTokens(desk))
+    await link.open(lambda *told: got.append(told))
+    socket = desk.sandbox._streamer._open[0].socket
+    await socket.send_str(
+        '{"notify": [{"service": "ADMIN", "content": {"code": 7, "msg": "soon"}}]}'
+    )
+    await socket.send_str("no JSON")
+    line = '{"service": "LEVELONE_EQUITIES", "content": [{"key": "AAPL", "1": 1}]}'
+    await socket.send_str(f'{{"data": [{line}]}}')
+    async with asyncio.timeout(20):
+        while not got:
+            await link.probe()
+            await link.subscribe(topic_of("LEVELONE_EQUITIES", "F"))
+    assert {told[0] for told in got} == {"LEVELONE_EQUITIES"}  # type: ignore[index]
+    assert [record.message for record in caplog.records if "Streamer" in record.message] == [
+        "Streamer notice",
+        "Streamer unreadable",
+    ]
+    assert "SchwabLink" in repr(link)
+    await link.close()
 
 
 async def test_a_link_is_opened_once_and_first(desk: Desk) -> None:
