@@ -183,9 +183,7 @@ class ThreadWorker:
         try:
             await within(self._clock, seconds, self._done.wait())
         except TimeoutError:
-            self._abandon()
-        else:
-            self._thread.join()
+            self._abandon()  # otherwise it has said its last word: joining it would only block the loop
 
     def _abandon(self) -> None:
         with self._condition:
