@@ -132,13 +132,12 @@ def test_a_denied_login_ends_it_and_asks_for_a_newer_token_without_showing_this_
     assert bench.hear({"notify": [{"heartbeat": "1"}]}) == []
 
 
-def test_a_login_while_another_session_has_the_stream_waits_long() -> None:
+def test_a_login_beside_a_connection_that_is_not_over_is_a_conflict() -> None:
     [ended] = Bench(logged_in=False).answer(12, "maximum connections")
     assert isinstance(ended, Ended)
-    assert ended.error is not None
-    assert (ended.error.status, ended.error.retry_after) == (409, 300.0)
-    assert fault_of_lost(ended.lost.reason) is Fault.OCCUPIED
-    assert "another session of this user took over" in str(ended.error)
+    assert isinstance(ended.error, TransientError)
+    assert fault_of_error(ended.error) is Fault.CONFLICT
+    assert "an old one of ours that is not over yet" in str(ended.error)
 
 
 @pytest.mark.parametrize("code", [9, 11, 21, 22, 99])

@@ -16,7 +16,6 @@ from keepline.telemetry.redaction import redact
 __all__ = ["SUCCEEDED", "Code", "ending_of", "failure_of", "plain"]
 
 _WORDS_LIMIT = 200
-_LET_THEM = 300.0  # seconds: two programs that take the stream from each other every few seconds both have none
 
 
 class Code(OpenIntEnum):
@@ -62,6 +61,10 @@ _ENDINGS: Mapping[Code, tuple[str, str]] = {
     Code.STOP_STREAMING: ("stopped", "the streamer stopped streaming"),
 }
 _HINTS: Mapping[Code, str] = {
+    Code.CLOSE_CONNECTION: (
+        "the user has another streamer connection, and Schwab allows one: an old one of ours that is not over yet, or "
+        "another program's"
+    ),
     Code.SERVICE_NOT_AVAILABLE: "the service is not available",
     Code.REACHED_SYMBOL_LIMIT: "too many symbols are subscribed: end some first",
     Code.BAD_COMMAND_FORMAT: "the request is malformed",
@@ -86,13 +89,13 @@ def failure_of(code: Code, words: str, endpoint: str) -> APIError:
         words: what the streamer said.
         endpoint: what was asked, for example `SUBS LEVELONE_EQUITIES`.
     """
-    hint = _ENDINGS[code][1] if code in _ENDINGS else _HINTS.get(code, "the command failed")
+    hint = _HINTS.get(code) or _ENDINGS.get(code, ("", "the command failed"))[1]
     kind: type[APIError] = TransientError
-    category, status, wait = "server", None, None
+    category, status = "server", None
     if code is Code.LOGIN_DENIED:
         kind, category, status = PermanentError, "auth", 401
     elif code is Code.CLOSE_CONNECTION:
-        category, status, wait = "client", 409, _LET_THEM
+        category, status = "client", 409
     elif code in _REFUSALS:
         kind, category = PermanentError, "client"
     return kind(
@@ -100,7 +103,6 @@ def failure_of(code: Code, words: str, endpoint: str) -> APIError:
         category=category,
         status=status,
         endpoint=endpoint,
-        retry_after=wait,
         code=f"{int(code)} {code.name}",
     )
 
