@@ -133,7 +133,11 @@ class Bench:
         settings = options.pop("settings", StreamSettings())
         options.setdefault("dial_limiter", DialLimiter(burst=1000))
         self.manager = StreamManager(
-            self.broker, name="test", settings=settings, clock=self.clock, **options
+            self.broker,
+            name=options.pop("name", "test"),
+            settings=settings,
+            clock=self.clock,
+            **options,
         )
         self.told: list[StreamEvent] = []
         self.manager.on_event(self.told.append, inline=True)

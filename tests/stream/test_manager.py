@@ -105,7 +105,8 @@ async def test_a_close_that_asks_us_not_to_come_back_is_obeyed() -> None:
         b.clock.advance(86_400)
         await settle()
         assert len(b.broker.links) == 1
-        assert b.count(EventKind.LOST) == 1 + b.kinds[:-1].count(EventKind.LOST)
+        assert b.kinds[-2:] == [EventKind.ALARM, EventKind.LOST]
+        assert b.count(EventKind.LOST) == 1
         assert any("asked us not to come back" in event.reason for event in b.told)
         assert b.manager.health is HealthStatus.UNHEALTHY
 
@@ -255,3 +256,19 @@ async def test_blindness_has_words_and_trading_can_be_refused() -> None:
         assert caught.value.reasons == ("Order is not confirmed",)
         assert b.manager.blind("Depth") == ["Depth is not subscribed"]
         assert b.manager.health is HealthStatus.DEGRADED
+
+
+async def test_a_setting_that_no_time_could_heal_ends_the_attempts_at_once() -> None:
+    async with bench(Script(open=ConfigError("a token is only sent to https", key="url"))) as b:
+        with pytest.raises(PermanentError, match="only sent to https"):
+            await b.connect()
+        assert (b.manager.state, len(b.broker.links)) == (ConnectionState.FAILED, 1)
+
+
+async def test_a_link_with_a_bug_is_words_and_another_attempt() -> None:
+    scripts = [Script(open=ValueError("a bug")), Script(subscribe={"Order": [KeyError("a bug")]})]
+    async with bench(*scripts) as b:
+        b.manager.subscribe(ORDERS)
+        await b.connect("live")
+        assert len(b.broker.links) == 2
+        assert b.link.subscribed == ["Order", "Order"]

@@ -11,7 +11,9 @@ from keepline.errors import Closed, StreamNotLive, TransientError
 from keepline.stream.events import ConnectionState, EventKind, StreamMessage
 from keepline.stream.health import HealthStatus
 from keepline.stream.port import Lost, Topic
+from keepline.stream.redial import DialLimiter
 from keepline.stream.settings import StreamSettings
+from keepline.telemetry import REGISTRY
 from keepline.testing import ManualClock
 
 PACED = Topic("Tick", ("Ticks",), ("NoTicks",), cadence=10.0)
@@ -256,7 +258,8 @@ async def test_a_newer_token_takes_over_without_a_gap_and_nothing_comes_twice() 
 
         b.broker.scripts = [Script(on_subscribe=both)]
         b.manager.renew("the token is a new one")
-        await b.until(lambda: b.broker.closed == [0])
+        await b.until(lambda: b.manager.link is not old)
+        assert b.broker.closed == [], "calls on the old one may still be answered"
         b.link.bring("Order", 5)
         b.link.bring("Order", 6)
         old.bring("Order", 7)
@@ -266,6 +269,7 @@ async def test_a_newer_token_takes_over_without_a_gap_and_nothing_comes_twice() 
         assert b.manager.is_live
         b.clock.advance(6.0)
         await settle()
+        assert b.broker.closed == [0]
         b.link.bring("Order", 6)
         assert got[-2:] == [6, 6], "after a while a repetition is news"
 
@@ -468,3 +472,50 @@ async def test_a_listener_that_left_is_told_nothing_more() -> None:
         b.link.end(Lost("cut"))
         await b.until(lambda: b.kinds.count(EventKind.LIVE) == 2)
         assert kinds == ["connected", "live"]
+
+
+async def test_numbers_of_a_stream_are_there_while_it_is_and_go_with_it() -> None:
+    def shown(name: str) -> dict[tuple[str, ...], float]:
+        metric = next(metric for metric in REGISTRY if metric.name == f"keepline_{name}")
+        return {labels: value for labels, value in metric.samples() if labels[0] == "numbered"}
+
+    async with bench(name="numbered") as b:
+        b.manager.subscribe(ORDERS)
+        await b.connect("live")
+        b.link.bring("Order", 1)
+        assert shown("stream_state") == {("numbered",): 2.0}
+        assert shown("stream_live") == {("numbered",): 1.0}
+        assert shown("stream_last_data_timestamp_seconds") == {
+            ("numbered",): b.clock.wall().timestamp()
+        }
+        b.link.end(Lost("cut"))
+        await b.until(lambda: b.kinds.count(EventKind.LIVE) == 2)
+        assert shown("stream_reconnects_total") == {("numbered", "network"): 1.0}
+        assert "numbered connected" in repr(b.manager)
+    assert shown("stream_state") == {}
+
+
+async def test_all_streams_of_a_process_share_one_budget_of_dials() -> None:
+    limiter = DialLimiter(burst=1, per_second=0.1)
+    clock = ManualClock()
+    async with (
+        bench(clock=clock, dial_limiter=limiter) as one,
+        bench(clock=clock, dial_limiter=limiter) as other,
+    ):
+        await one.connect()
+        await other.connect()
+        assert (one.broker.dialed_at, other.broker.dialed_at) == ([0.0], [10.0])
+
+
+async def test_a_stopped_stream_lets_a_hanging_callback_go() -> None:
+    before = asyncio.all_tasks()
+    async with bench() as b:
+
+        async def never(_: int) -> None:
+            await asyncio.Event().wait()
+
+        b.manager.subscribe(ORDERS, never)
+        await b.connect("live")
+        b.link.bring("Order", 1)
+        await settle()
+    assert asyncio.all_tasks() == before

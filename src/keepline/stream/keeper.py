@@ -105,6 +105,7 @@ class Keeper:
             attempts=settings.attempts,
         )
         self._carrier: Carrier | None = None
+        self._old: Carrier | None = None
         self._replacement: Replacement | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._round: asyncio.Task[None] | None = None
@@ -181,7 +182,9 @@ class Keeper:
             while (plan := await self._one_connection()).dial:
                 await self._clock.sleep(plan.at - self._clock.boottime())
         except ConfigError as error:  # nothing that time could heal
-            self._failed(PermanentError(str(error)), str(error))
+            self.state, self.reason = ConnectionState.FAILED, str(error)
+            self.error = PermanentError(str(error))
+            self._tell(EventKind.LOST, None, self.reason)
         finally:
             await self._let_go()
             if self.state is not ConnectionState.FAILED:
@@ -196,11 +199,9 @@ class Keeper:
             end = await self._serve()
         was_up = self.state is ConnectionState.CONNECTED
         plan = self._plan(end)
-        if was_up:
+        if was_up or not plan.dial:
             self._tell(EventKind.LOST, None, plan.reason)
         await self._let_go()
-        if not plan.dial:
-            self._failed(end.error or TransientError(plan.reason, category="network"), plan.reason)
         return plan
 
     async def _dial(self) -> _End | None:
@@ -255,9 +256,12 @@ class Keeper:
         self._watch.disconnected(now, plan.reason)
         self._rounds.lost()
         self._live = False
-        if self.state is ConnectionState.CONNECTED:
-            self.state = ConnectionState.RECONNECTING
         self.reason = plan.reason
+        if not plan.dial:
+            self.state = ConnectionState.FAILED
+            self.error = end.error or TransientError(plan.reason, category="network")
+        elif self.state is ConnectionState.CONNECTED:
+            self.state = ConnectionState.RECONNECTING
         if plan.attempt == 1:  # the failures before were forgotten
             self._alarmed = False
         if plan.alarm and not self._alarmed:
@@ -265,24 +269,20 @@ class Keeper:
             self._tell(EventKind.ALARM, None, plan.reason)
         return plan
 
-    def _failed(self, error: APIError, reason: str) -> None:
-        self.state, self.reason, self.error = ConnectionState.FAILED, reason, error
-        self._tell(EventKind.LOST, None, reason)
-
     async def _let_go(self) -> None:
         """Close what is open and end what runs."""
         tasks, self._tasks, self._round = self._tasks, set(), None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        carriers = [self._carrier]
+        carriers = [self._carrier, self._old]
         if self._replacement is not None:
             carriers.append(self._replacement.carrier)
         for carrier in carriers:
             if carrier is not None:
                 await carrier.close()
         # not before: who is cancelled on the way comes here again
-        self._carrier = self._replacement = None
+        self._carrier = self._replacement = self._old = None
 
     # --- while it is up ---
 
@@ -452,7 +452,7 @@ class Keeper:
             if self._registry.phase(topic, old.epoch) is Phase.FIRST_DATA:
                 self._registry.data((topic.channel, topic.key), new.epoch)
             self._watch.confirmed(topic, now)
-        self._carrier = new
+        self._carrier, self._old = new, old
         for channel, arguments, at in replacement.switch():
             self._deliver(new.epoch, channel, arguments, at)
         if replacement.overflowed:
@@ -462,12 +462,12 @@ class Keeper:
         RECONNECTS.inc(self._name, Fault.RENEWAL.value)
         telemetry.event(log, logging.INFO, "Stream renewed", stream=self._name, reason=reason)
         self.wake()
+        # what the old one brought may still be on the new one's way, and calls on the old one on their way back
+        await self._clock.sleep(_GRACE)
+        self._replacement = None
         await old.close()
-        await self._clock.sleep(
-            _GRACE
-        )  # what the old one brought may still be on the new one's way
-        if self._replacement is replacement:
-            self._replacement = None
+        self._old = None
+        self.wake()  # another renewal may have waited for this one
 
     # --- what the carriers bring ---
 
@@ -514,4 +514,4 @@ class Keeper:
 
 
 _GRACE = 5.0
-"""Seconds after a renewal in which a late repetition of a message is still recognised."""
+"""Seconds after a renewal in which a repeated message is recognised and pending calls may still be answered."""
