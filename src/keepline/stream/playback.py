@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+import msgspec
+
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import Closed, ConfigError, PermanentError
 from keepline.stream.binding import Types
 from keepline.stream.codec import codec
+from keepline.stream.played_snapshots import PlayedSnapshots
 from keepline.stream.port import Delivered, Ended, Lost, Sink, StreamWire, Topic
 from keepline.stream.recording import Entry, Recording
 from keepline.stream.wire import Called, HubWire
@@ -97,6 +100,9 @@ class Playback:
         speed: 1.0 is the pace of the day, 10.0 ten times that; None is as fast as it goes.
         clock: keeps the pace.
 
+    Attributes:
+        snapshots: what the broker showed on the day; for the stream that is fed by `link`.
+
     Raises:
         ConfigError: a speed that is not positive.
     """
@@ -113,6 +119,7 @@ class Playback:
             raise ConfigError(f"a positive speed is needed, not {speed!r}", key="speed")
         self.recording = recording
         self.reader = reader
+        self.snapshots = PlayedSnapshots()
         self._speed = speed
         self._clock = clock
         self._began: float | None = None
@@ -204,16 +211,22 @@ class PlayedLink:
     async def _play(self, number: int, sink: Sink) -> None:
         reader = self._playback.reader()
         mine = (e for e in self._playback.recording if e.connection == number)
+        snapshots = self._playback.snapshots
+        snapshots.begin()
         lost = Lost("end", "the recording ends here", allow_reconnect=False)
         try:
             async for entry, now in self._playback.paced(mine):
                 if entry.is_frame:
                     for channel, arguments in reader.receive(entry.data, now):
                         sink(channel, arguments, now)
+                elif entry.kind == "snapshot":
+                    await snapshots.offer(str(entry.data))
                 elif entry.kind == "lost":
                     lost = Lost("recorded", str(entry.data))
         except ConfigError as error:  # the file went away
             lost = Lost("end", str(error), allow_reconnect=False)
+        except msgspec.DecodeError as error:
+            lost = Lost("end", f"a snapshot is damaged: {error}", allow_reconnect=False)
         self._end(lost)
 
     def _end(self, lost: Lost) -> None:

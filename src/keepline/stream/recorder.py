@@ -194,6 +194,10 @@ class RecordedConnection:
         kind: Kind = "text" if isinstance(frame, str) else "binary"
         self._put(Entry(at - self._began, self._number, kind, frame))
 
+    def snapshot(self, told: str, at: float) -> None:
+        """The broker was asked what this connection cannot tell; its answer as JSON."""
+        self._put(Entry(at - self._began, self._number, "snapshot", told))
+
     def lost(self, reason: str, at: float) -> None:
         """The connection ended."""
         self._put(Entry(at - self._began, self._number, "lost", reason))

@@ -26,8 +26,9 @@ __all__ = ["FORMAT", "BlockWriter", "Entry", "Head", "Kind", "Recording"]
 FORMAT = "keepline-stream"
 """What the first line of a recording names."""
 
-Kind = Literal["open", "text", "binary", "lost", "missed"]
-"""A connection began (data: its label), a frame of text or of bytes, it ended (why), frames are not here (how many)."""
+Kind = Literal["open", "text", "binary", "snapshot", "lost", "missed"]
+"""A connection began (data: its label), a frame of text or of bytes, what the broker showed when it was asked (JSON), a
+connection ended (why), frames are not here (how many)."""
 
 _READ = 64 << 10
 _LONGEST_LINE = 64 << 20  # a frame of 16 MiB with every character escaped is longer than any
@@ -58,7 +59,8 @@ class Entry(Struct, frozen=True):
         at: seconds since the recording began.
         connection: counts from 1; a reconnect is a new one.
         kind: what happened.
-        data: the frame (bytes for a binary one), the label of a connection, why it ended, or how many are missing.
+        data: the frame (bytes for a binary one), a snapshot, the label of a connection, why it ended, or how many
+            are missing.
     """
 
     at: float

@@ -11,6 +11,7 @@ the token in the address.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -38,6 +39,7 @@ from keepline.stream.delivery import Callback, Overflow
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager, Until
+from keepline.stream.played_snapshots import PlayedSnapshots, RecordedSnapshots
 from keepline.stream.port import Link, Topic, key_of_first_text
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.redial import DialLimiter
@@ -80,7 +82,7 @@ class ProjectXStream:
         client: asked for snapshots of the accounts; stays the caller's to close. Needed with accounts.
         accounts: ids of the accounts that are followed; none for market data alone.
         contracts: of which `on_quote`, `on_trade` and `on_depth` tell unless they are given others.
-        snapshots: what takes snapshots of the accounts; over the client by default.
+        snapshots: what takes snapshots of the accounts; over the client by default, `Playback.snapshots` for replays.
         base_url: the firm's real-time gateway.
         name: how logs, metrics and events call the streams: `NAME.user` and `NAME.market`.
         settings: how connections are kept.
@@ -89,7 +91,7 @@ class ProjectXStream:
         session: when quotes are expected at all; None means always.
         levels: how many prices of each side a book is told with.
         renew_after: seconds after which connections are renewed though no newer token was announced; tokens live 24 h.
-        record: records every connection: `Recorder.connection`; None records nothing.
+        record: records every connection, and the snapshots beside them: `Recorder.connection`; None records nothing.
         links: makes the connections to `user` and `market`; for replays. By default they are SignalR connections.
         dial_limiter: the budget of dials; the process's by default.
         clock: for tests.
@@ -163,7 +165,8 @@ class ProjectXStream:
         self._user: StreamManager | None = None
         self._market: StreamManager | None = None
         if self.accounts:
-            self._events = self._account_events(client, snapshots, reconcile)
+            recorded = record is not None
+            self._events = self._account_events(client, snapshots, reconcile, recorded=recorded)
             self._user = self._manager("user", dial_limiter)
             for topic in user_topics(self.accounts):
                 self._user.subscribe(topic)
@@ -180,13 +183,16 @@ class ProjectXStream:
         client: ProjectXClient | None,
         snapshots: SnapshotSource | None,
         reconcile: ReconcileSettings | None,
+        *,
+        recorded: bool,
     ) -> AccountEvents:
         if snapshots is None and client is None:
             raise ConfigError(
                 "accounts need one, to be asked for what a connection missed", key="client"
             )
-        return AccountEvents(
-            snapshots or ProjectXSnapshots(cast(ProjectXClient, client)),
+        source = snapshots or ProjectXSnapshots(cast(ProjectXClient, client))
+        events = AccountEvents(
+            RecordedSnapshots(source, self._links.note_snapshot) if recorded else source,
             self.accounts,
             name=f"{self.name}.user",
             settings=reconcile,
@@ -194,6 +200,9 @@ class ProjectXStream:
             on_overflow=self._overflowed,
             clock=self._clock,
         )
+        if isinstance(snapshots, PlayedSnapshots):
+            snapshots.on_offer(partial(events.reconciliation.suspect, reason="recorded"))
+        return events
 
     # --- life ---
 

@@ -31,6 +31,10 @@ class Tap(Protocol):
         """A frame arrived at `at` (boottime seconds)."""
         ...
 
+    def snapshot(self, told: str, at: float) -> None:
+        """The broker was asked what the connection cannot tell."""
+        ...
+
     def lost(self, reason: str, at: float) -> None:
         """The connection ended."""
         ...
@@ -105,11 +109,14 @@ class ProjectXLinks:
         self._record = record
         self._clock = clock
         self._options = {**_AS_THE_SAMPLE, **options}
+        self._user_tap: Tap | None = None
         self._displaced: dict[Endpoint, Displaced] = {"user": Displaced(), "market": Displaced()}
 
     def link(self, endpoint: Endpoint) -> ProjectXLink:
         """A new connection, not open yet."""
         tap = None if self._record is None else self._record(endpoint)
+        if endpoint == "user":
+            self._user_tap = tap
         connect = self._connect
         return ProjectXLink(
             self._signalr(endpoint, tap) if connect is None else connect(endpoint),
@@ -119,6 +126,11 @@ class ProjectXLinks:
             heard=self._heard if endpoint == "user" else None,
             ended=None if tap is None else partial(self._recorded, tap),
         )
+
+    def note_snapshot(self, told: str) -> None:
+        """Record what the accounts looked like, beside the frames of their connection."""
+        if self._user_tap is not None:
+            self._user_tap.snapshot(told, self._clock.boottime())
 
     def _market_reader(self) -> Read:
         reader, wall = MarketReader(self._quotes, levels=self._levels), self._clock.wall

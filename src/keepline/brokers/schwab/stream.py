@@ -39,6 +39,7 @@ from keepline.stream.delivery import Callback, Overflow
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.manager import StreamManager, Until
+from keepline.stream.played_snapshots import PlayedSnapshots, RecordedSnapshots
 from keepline.stream.port import Link, Topic, key_of_first_text
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.recorder import RecordedConnection
@@ -125,8 +126,10 @@ class SchwabStream:
             clock=clock,
         )
         source, seen = StreamTokens(tokens), SeenActivity()
+        self._tap: RecordedConnection | None = None
 
         def link() -> Link:
+            self._tap = None if record is None else record(name)
             return SchwabLink(
                 client,
                 source,
@@ -134,7 +137,7 @@ class SchwabStream:
                 heard=self._heard,
                 ssl_context=ssl_context,
                 clock=clock,
-                record=None if record is None else record(name),
+                record=self._tap,
                 played=None if links is None else links(),
             )
 
@@ -149,7 +152,10 @@ class SchwabStream:
         )
         self._manager.on_event(self._told, inline=True)
         if self.accounts:
-            self._follow(client, snapshots or SchwabSnapshots(client), reconcile)
+            taken = snapshots or SchwabSnapshots(client)
+            if record is not None:
+                taken = RecordedSnapshots(taken, self._note_snapshot)
+            self._follow(client, taken, reconcile)
 
     def _follow(
         self, client: SchwabClient, source: SnapshotSource, reconcile: ReconcileSettings | None
@@ -163,6 +169,9 @@ class SchwabStream:
             on_overflow=self._overflowed,
             clock=self._clock,
         )
+        if isinstance(source, PlayedSnapshots):
+            suspect = self._events.reconciliation.suspect
+            source.on_offer(partial(suspect, reason="recorded"))
         self._refresh = OrderRefresh(client, self._events, self.accounts)
         self._manager.add_reconciler(self._events.reconciliation)
         self._manager.subscribe(activity_topic())
@@ -405,6 +414,10 @@ class SchwabStream:
         if self._events is None:
             raise ConfigError("no accounts are followed: name some", key="accounts")
         return self._events
+
+    def _note_snapshot(self, told: str) -> None:
+        if self._tap is not None:
+            self._tap.snapshot(told, self._clock.boottime())
 
     def _heard(self, activity: AccountActivity) -> None:
         if self._refresh is not None:
