@@ -9,8 +9,9 @@ from aiohttp import WSMsgType, web
 from tests.stream.loopback import Handler, raw_serving, serving, websocket
 
 from keepline.errors import PermanentError, TransientError
+from keepline.stream.tokens import StreamTokens
 from keepline.stream.transport import Ending, EndingKind
-from keepline.stream.transport_http import HttpDoor
+from keepline.stream.transport_http import HttpDoor, TokenPlace
 from keepline.stream.transport_websocket import WebSocketTransport
 
 
@@ -197,6 +198,28 @@ async def test_a_refused_upgrade_says_which_status(
     assert (caught.value.status, caught.value.category) == (status, category)
     assert caught.value.retry_after == 7
     assert caught.value.endpoint == "GET /hub"
+
+
+@pytest.mark.parametrize("in_query", [False, True])
+async def test_a_redirected_upgrade_is_not_followed(in_query: bool) -> None:
+    async def accept(request: web.Request) -> web.StreamResponse:
+        return await websocket(request)
+
+    async with serving(accept) as elsewhere:
+
+        async def move(request: web.Request) -> web.StreamResponse:
+            raise web.HTTPTemporaryRedirect(f"{elsewhere.url}{request.rel_url}")
+
+        async with serving(move) as site:
+            door = HttpDoor(site.url, token=TokenPlace(StreamTokens("verysecret"), in_query))
+            url = f"{site.url}/hub"
+            transport = WebSocketTransport(door, url, text=True, max_message_bytes=1000)
+            with pytest.raises(PermanentError, match="wants the request elsewhere") as caught:
+                await transport.open()
+            await transport.close()
+        assert elsewhere.requests == []
+        assert elsewhere.url in str(caught.value)
+        assert "verysecret" not in str(caught.value)
 
 
 async def test_a_plain_web_server_is_named() -> None:

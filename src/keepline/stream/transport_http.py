@@ -229,6 +229,7 @@ class HttpDoor:
                 connector=self._connector,
                 cookie_jar=self._cookies,
                 headers={"User-Agent": f"keepline/{__version__}", **self._headers},
+                middlewares=(_stay,),
             )
         return self._session
 
@@ -268,6 +269,17 @@ async def _send_once(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.Cl
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _ConnectionLost from error
+    return answer
+
+
+async def _stay(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+    # aiohttp follows the redirects of an upgrade, with the query and its token, and ws_connect has no switch for it
+    answer: aiohttp.ClientResponse = await handler(request)
+    if 300 <= answer.status < 400:
+        answer.close()
+        raise aiohttp.WSServerHandshakeError(
+            answer.request_info, (), status=answer.status, headers=answer.headers
+        )
     return answer
 
 
