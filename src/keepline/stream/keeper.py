@@ -18,6 +18,7 @@ from keepline.stream.events import ConnectionState, EventKind
 from keepline.stream.health import Finding, HealthWatch, Step
 from keepline.stream.port import Link, Topic
 from keepline.stream.redial import DialLimiter, Fault, Plan, Redial, fault_of_error, fault_of_lost
+from keepline.stream.renewal import Renewal
 from keepline.stream.replacement import Replacement
 from keepline.stream.rounds import Rounds
 from keepline.stream.settings import StreamSettings
@@ -105,14 +106,14 @@ class Keeper:
             attempts=settings.attempts,
         )
         self._carrier: Carrier | None = None
-        self._old: Carrier | None = None
-        self._replacement: Replacement | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._round: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._giving_up: _End | None = None
-        self._renewal = ""
-        self._renew_at = 0.0
+        self._renewal = Renewal(
+            name=name, settings=settings, registry=registry, tokens=tokens, limiter=limiter, clock=clock,
+            new_carrier=self._new_carrier, take_over=self._take_over, wake=self.wake,
+        )  # fmt: skip
         self._live = False
         self._alarmed = False
         self.state = ConnectionState.DISCONNECTED
@@ -138,7 +139,7 @@ class Keeper:
 
     def renew(self, reason: str) -> None:
         """Take a new connection in the place of this one, without a gap where the broker allows two."""
-        self._renewal, self._renew_at = reason, 0.0
+        self._renewal.want(reason)
         self.wake()
 
     def give_up(self, fault: Fault, words: str) -> None:
@@ -207,7 +208,8 @@ class Keeper:
     async def _dial(self) -> _End | None:
         """Make a connection; why not, or None when it is up."""
         await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
-        self._giving_up, self._renewal = None, ""
+        self._giving_up = None
+        self._renewal.forget()
         self._redial.dialing(self._clock.boottime())
         self._rounds.connecting()
         self._carrier = carrier = self._new_carrier()
@@ -275,14 +277,12 @@ class Keeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        carriers = [self._carrier, self._old]
-        if self._replacement is not None:
-            carriers.append(self._replacement.carrier)
-        for carrier in carriers:
-            if carrier is not None:
-                await carrier.close()
+        own = [] if self._carrier is None else [self._carrier]
+        for carrier in [*own, *self._renewal.carriers]:
+            await carrier.close()
         # not before: who is cancelled on the way comes here again
-        self._carrier = self._replacement = self._old = None
+        self._carrier = None
+        self._renewal.dropped()
 
     # --- while it is up ---
 
@@ -309,8 +309,7 @@ class Keeper:
 
     def _pump(self, carrier: Carrier) -> None:
         carrier.pump()
-        if self._replacement is not None and self._replacement.is_filling:
-            self._replacement.carrier.pump()
+        self._renewal.pump()
 
     def _judge(self) -> None:
         if self.blind(self._registry.wanted):
@@ -325,8 +324,8 @@ class Keeper:
         at = self._watch.deadline(now, wall)
         if (retry := self._registry.deadline()) is not None:
             at = min(at, retry)
-        if self._renewal and self._renew_at > now:
-            at = min(at, self._renew_at)
+        if (renew := self._renewal.deadline) is not None:
+            at = min(at, renew)
         timer = asyncio.ensure_future(self._clock.sleep(at - now))
         timer.add_done_callback(self._time_is_up)
         try:
@@ -403,47 +402,16 @@ class Keeper:
     # --- a newer connection ---
 
     def _see_to_renewal(self) -> None:
-        if (
-            not self._renewal
-            or self._replacement is not None
-            or self._clock.boottime() < self._renew_at
-        ):
+        if not self._renewal.is_due:
             return
-        reason, self._renewal = self._renewal, ""
         if self._settings.two_connections:
-            self._replacement = Replacement(self._new_carrier(), limit=self._settings.mailbox)
-            self._spawn(self._replace(self._replacement, reason))
+            self._spawn(self._renewal.begin())
         else:
-            self._giving_up = _End(Fault.RENEWAL, reason)
+            self._giving_up = _End(Fault.RENEWAL, self._renewal.wanted)
             self.wake()
 
-    async def _replace(self, replacement: Replacement, reason: str) -> None:
-        """Fill a second connection while the first one goes on, then drop the first."""
-        try:
-            await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
-            await replacement.open(self._settings.attempt_timeout)
-            self.wake()
-            await replacement.filled(self._registry, self._clock, self._settings.attempt_timeout)
-        except Exception as error:
-            await self._renewal_failed(replacement, reason, error)
-            return
-        await self._switch(replacement, reason)
-
-    async def _renewal_failed(
-        self, replacement: Replacement, reason: str, error: Exception
-    ) -> None:
-        telemetry.event(
-            log, logging.WARNING, "Stream renewal failed", stream=self._name, reason=str(error)
-        )
-        if fault_of_error(error) is Fault.UNAUTHORIZED and self._tokens is not None:
-            self._tokens.refused()
-        self._replacement = None
-        self._renewal = self._renewal or reason
-        self._renew_at = self._clock.boottime() + max(self._settings.backoff)
-        self.wake()
-        await replacement.carrier.close()
-
-    async def _switch(self, replacement: Replacement, reason: str) -> None:
+    def _take_over(self, replacement: Replacement) -> Carrier:
+        """The replacement is the stream's connection from now on; gives back the old one."""
         old, new = self._carrier, replacement.carrier
         assert old is not None
         now = self._clock.boottime()
@@ -452,7 +420,7 @@ class Keeper:
             if self._registry.phase(topic, old.epoch) is Phase.FIRST_DATA:
                 self._registry.data((topic.channel, topic.key), new.epoch)
             self._watch.confirmed(topic, now)
-        self._carrier, self._old = new, old
+        self._carrier = new
         for channel, arguments, at in replacement.switch():
             self._deliver(new.epoch, channel, arguments, at)
         if replacement.overflowed:
@@ -460,14 +428,7 @@ class Keeper:
         self._redial.dialing(now)
         self._redial.opened(now)
         RECONNECTS.inc(self._name, Fault.RENEWAL.value)
-        telemetry.event(log, logging.INFO, "Stream renewed", stream=self._name, reason=reason)
-        self.wake()
-        # what the old one brought may still be on the new one's way, and calls on the old one on their way back
-        await self._clock.sleep(_GRACE)
-        self._replacement = None
-        await old.close()
-        self._old = None
-        self.wake()  # another renewal may have waited for this one
+        return old
 
     # --- what the carriers bring ---
 
@@ -483,15 +444,11 @@ class Keeper:
         )
 
     def _arrived(self, carrier: Carrier, channel: str, arguments: Sequence[Any], at: float) -> None:
-        replacement = self._replacement
-        if replacement is not None and not replacement.passes(carrier, channel, arguments, at):
-            return
-        if carrier is self._carrier:
+        if self._renewal.passes(carrier, channel, arguments, at) and carrier is self._carrier:
             self._deliver(carrier.epoch, channel, arguments, at)
 
     def _answered(self, carrier: Carrier, command: Command | None) -> None:
-        if self._replacement is not None:
-            self._replacement.wake()
+        self._renewal.answered()
         if command is not None and carrier is self._carrier and command.action is Action.SUBSCRIBE:
             self._confirmed(command.topic, carrier)
         self.wake()
@@ -511,7 +468,3 @@ class Keeper:
 
     def __repr__(self) -> str:
         return f"<Keeper {self._name} {self.state.value}{' ' + self.reason if self.reason else ''}>"
-
-
-_GRACE = 5.0
-"""Seconds after a renewal in which a repeated message is recognised and pending calls may still be answered."""
