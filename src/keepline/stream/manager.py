@@ -10,11 +10,12 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from keepline import telemetry
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import Closed, ConfigError, StreamNotLive
+from keepline.stream.announcing import Announcer, Until
 from keepline.stream.delivery import Callback, Delivery, Overflow
 from keepline.stream.events import (
     STATE_NUMBERS,
@@ -40,7 +41,6 @@ log = logging.getLogger("keepline.stream")
 PROCESS_DIALS = DialLimiter()
 """How often this process dials, all its streams together."""
 
-Until: TypeAlias = Literal["connected", "live"]
 VenueTime: TypeAlias = Callable[[str, Sequence[Any]], float | None]
 """Channel and arguments to the event's time at the venue (epoch seconds), None when it carries none."""
 
@@ -105,6 +105,8 @@ class StreamManager:
         self._settings = settings
         self._clock = clock
         self._venue_time = venue_time
+        self._announcer = Announcer(name, clock)
+        self._tell = self._announcer.tell
         self._registry = Registry(parallel=settings.parallel)
         self._watch = HealthWatch(
             heartbeat=settings.heartbeat, stale_after=settings.stale_after, ladder=settings.ladder
@@ -131,8 +133,6 @@ class StreamManager:
         )
         self._event_router = None if event_router is None else _callback_of(event_router)
         self._routing: Delivery | None = None
-        self._listeners: dict[object, tuple[Callback, bool, Delivery]] = {}
-        self._waiters: list[tuple[Until, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._last_data: float | None = None
         self._unreadable = 0
@@ -167,14 +167,7 @@ class StreamManager:
             self._task.add_done_callback(self._kept_no_more)
         elif self.is_live or (until == "connected" and self.state is ConnectionState.CONNECTED):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (until, waiter)
-        self._waiters.append(entry)
-        try:
-            await waiter
-        finally:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
+        await self._announcer.wait(until)
 
     async def disconnect(self) -> None:
         """Close the connection and let callbacks end, within `stop_timeout` each; what is wanted stays wanted."""
@@ -183,14 +176,10 @@ class StreamManager:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         seconds = self._settings.stop_timeout
-        deliveries = [listener[2] for listener in self._listeners.values()]
-        if self._routing is not None:
-            deliveries.append(self._routing)
-        self._routing = None
-        closing = [delivery.close(drain_seconds=seconds) for delivery in deliveries]
-        await asyncio.gather(self._router.close(seconds), *closing)
-        for token, (callback, inline, _) in list(self._listeners.items()):
-            self._listeners[token] = (callback, inline, self._listening(callback, inline=inline))
+        routing, self._routing = self._routing, None
+        if routing is not None:
+            await routing.close(drain_seconds=seconds)
+        await asyncio.gather(self._router.close(seconds), self._announcer.close(seconds))
         for metric in (_STATE, _LIVE, _LAST_DATA):
             metric.forget(self.name)
 
@@ -306,15 +295,7 @@ class StreamManager:
             callback: a coroutine function or a plain one, each with a worker of its own.
             inline: a plain function runs on the event loop at once: only for what never blocks.
         """
-        token = object()
-        self._listeners[token] = (callback, inline, self._listening(callback, inline=inline))
-
-        def remove() -> None:
-            entry = self._listeners.pop(token, None)
-            if entry is not None:
-                self._router.let_go(entry[2])
-
-        return remove
+        return self._announcer.add(callback, inline=inline, let_go=self._router.let_go)
 
     # --- what may be believed ---
 
@@ -462,36 +443,14 @@ class StreamManager:
             words = "more messages came during a reconciliation than could be kept"
             self._tell(EventKind.OVERFLOW, Topic(channel), words)
 
-    # --- telling ---
-
-    def _tell(self, kind: EventKind, topic: Topic | None, reason: str) -> None:
-        channel, key = ("", "") if topic is None else (topic.channel, topic.key)
-        telemetry.event(
-            log, _LEVELS.get(kind, logging.INFO), f"Stream {kind.value.replace('_', ' ')}",
-            stream=self.name, channel=channel, key=key, reason=reason,
-        )  # fmt: skip
-        told = StreamEvent(kind, self.name, self._clock.wall(), channel, key, reason)
-        if topic is None and kind in (EventKind.CONNECTED, EventKind.LIVE):
-            self._reached(kind)
-        for _, _, delivery in list(self._listeners.values()):
-            delivery.push((told,))
-
-    def _listening(self, callback: Callback, *, inline: bool) -> Delivery:
-        return Delivery(callback, channel="events", limit=1000, inline=inline, clock=self._clock)
-
-    def _reached(self, kind: EventKind) -> None:
-        for until, waiter in self._waiters:
-            if not waiter.done() and (until == "connected" or kind is EventKind.LIVE):
-                waiter.set_result(None)
+    # --- the end ---
 
     def _kept_no_more(self, task: asyncio.Task[None]) -> None:
         error: BaseException = self._keeper.error or Closed(f"stream {self.name} was disconnected")
         if not task.cancelled() and task.exception() is not None:
             error = task.exception() or error
             log.error("the keeper of %s failed", self.name, exc_info=error)
-        for _, waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+        self._announcer.fail(error)
 
     def _not_live(self, reasons: Sequence[str]) -> StreamNotLive:
         message = f"stream {self.name} is not live: {'; '.join(reasons)}"
@@ -508,14 +467,6 @@ class StreamManager:
 
     def __repr__(self) -> str:
         return f"<StreamManager {self.name} {self.state.value}, {self.health.value}>"
-
-
-_LEVELS = {
-    EventKind.STALE: logging.WARNING,
-    EventKind.LOST: logging.WARNING,
-    EventKind.OVERFLOW: logging.ERROR,
-    EventKind.ALARM: logging.ERROR,
-}
 
 
 def _bring() -> None:
