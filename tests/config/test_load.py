@@ -253,7 +253,12 @@ RELAY = MINIMAL + '[relay.main]\ncredential = "schwab"\ntargets = ["/a"]\n'
     ("text", "key", "words"),
     [
         ("[credential.x]\n", "credential", "did you mean credentials?"),
-        ("[streams.x]\n", "streams", "known here: credentials, relay, brokers, limits, telemetry"),
+        (
+            "[nothing.x]\n",
+            "nothing",
+            "known here: credentials, relay, brokers, limits, stream, telemetry",
+        ),
+        ("[streams.x]\n", "streams", "did you mean stream?"),
         ("[brokers.x]\n", "brokers.x.credential", "no [credentials.x]; none is configured"),
         (MINIMAL + "[brokers.schwap]\n", "brokers.schwap.credential", "did you mean schwab?"),
         (

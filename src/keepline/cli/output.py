@@ -15,6 +15,7 @@ __all__ = [
     "show_daemon",
     "show_fields",
     "show_json",
+    "show_stream",
     "show_table",
     "write",
 ]
@@ -96,6 +97,25 @@ def show_daemon(told: Mapping[str, Any]) -> None:
         for target in targets:
             reason = f": {target['reason']}" if target["reason"] else ""
             write(f"  {target['target']}  {target['outcome']}{reason}")
+    for name, stream in told.get("streams", {}).items():
+        write("")
+        show_stream(name, stream)
+
+
+def show_stream(name: str, told: Mapping[str, Any]) -> None:
+    """One stream: what may be believed of it, and when each topic last brought something."""
+    live = "live" if told["live"] else "NOT LIVE"
+    write(f"stream {name}: {live}, {told['state']}, {told['health']}")
+    for reason in told["reasons"]:
+        write(f"  {reason}")
+    width = max((len(topic["topic"]) for topic in told["topics"]), default=0)
+    for topic in told["topics"]:
+        last = topic["last_data"] or "no data yet"
+        write(f"  {topic['topic']:<{width}}  {topic['phase']:<10}  {last}")
+    if (recording := told["recording"]) is not None:
+        missed = f", {recording['missed']} missed" if recording["missed"] else ""
+        failure = f"; ended: {recording['failure']}" if recording["failure"] else ""
+        write(f"  recorded in {recording['file']}: {recording['frames']} frames{missed}{failure}")
 
 
 def _clock(told: Mapping[str, Any], at: str, left: str) -> str | None:

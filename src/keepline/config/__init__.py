@@ -21,6 +21,7 @@ from keepline.config.sections import (
     Secret,
     Settings,
     StaticCredential,
+    StreamTable,
     TargetSettings,
     TelemetrySettings,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Secret",
     "Settings",
     "StaticCredential",
+    "StreamTable",
     "TargetSettings",
     "TelemetrySettings",
     "find",

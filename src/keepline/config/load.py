@@ -26,12 +26,13 @@ from keepline.config.sections import (
     Settings,
     TelemetrySettings,
 )
+from keepline.config.streams import stream_table
 from keepline.errors import ConfigError
 from keepline.resilience.limits import limit_rules
 
 __all__ = ["ENVIRONMENT_PREFIX", "find", "load", "search_path"]
 
-_SECTIONS = ("credentials", "relay", "brokers", "limits", "telemetry", "sandbox")
+_SECTIONS = ("credentials", "relay", "brokers", "limits", "stream", "telemetry", "sandbox")
 _ANY_KEY = frozenset(field.name for kind in ISSUERS.values() for field in fields(kind))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -139,12 +140,17 @@ def _settings(
         for name, table in _named(reader, raw, "limits")
     }
     _check_limits(reader, limits)
+    stream = {
+        name: stream_table(reader, name, table, brokers)
+        for name, table in _named(reader, raw, "stream")
+    }
     directory = environ.get("CREDENTIALS_DIRECTORY")
     return Settings(
         credentials=MappingProxyType(credentials),
         relay=MappingProxyType(relay),
         brokers=MappingProxyType(brokers),
         limits=MappingProxyType(limits),
+        stream=MappingProxyType(stream),
         telemetry=reader.section(TelemetrySettings, "telemetry", raw.get("telemetry", {})),
         sandbox=reader.section(SandboxSettings, "sandbox", raw.get("sandbox", {})),
         file=file,

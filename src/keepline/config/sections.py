@@ -31,6 +31,7 @@ __all__ = [
     "Section",
     "Settings",
     "StaticCredential",
+    "StreamTable",
     "TargetSettings",
     "TelemetrySettings",
     "Text",
@@ -45,6 +46,9 @@ Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")
 Share = Annotated[float, Meta(gt=0, lt=1, description="a number above 0 and below 1")]
 Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
 Moment = Annotated[datetime, Meta(tz=True, description="a date and time with an offset")]
+
+
+StreamEvents = Literal["quotes", "trades", "depth"]
 
 
 class Secret:
@@ -296,6 +300,32 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         return {name: value for name, value in rule.items() if value not in (None, ())}
 
 
+class StreamTable(Section, frozen=True, kw_only=True):
+    """`[stream.NAME]`: what is streamed from a broker, under `keepline run` and by `keepline stream`.
+
+    Attributes:
+        broker: the NAME of a `[brokers.NAME]`; the section's own name unless given.
+        accounts: names or numbers of the accounts that are followed; none for market data alone.
+        symbols: what is watched: a contract id or symbol, a future's root (its active contract), a share.
+        events: what is wanted of each symbol.
+        record: each start writes a new file; `{time}` in it becomes the moment, `{stream}` the section's name.
+        encoding: of a SignalR connection; Schwab has only `json`.
+        stale_after: seconds of silence after which something that may be silent is asked about.
+        heartbeat: seconds between two looks at the health at most.
+        url: ProjectX: the real-time gateway; unless given the broker's `base_url` with `rtc` in the place of `api`.
+    """
+
+    broker: Text
+    accounts: tuple[Text, ...] = ()
+    symbols: tuple[Text, ...] = ()
+    events: Annotated[tuple[StreamEvents, ...], Meta(min_length=1)] = ("quotes",)
+    record: Path | None = None
+    encoding: Literal["json", "messagepack"] = "json"
+    stale_after: Seconds = 120.0
+    heartbeat: Seconds = 30.0
+    url: Text | None = None
+
+
 class TelemetrySettings(Section, frozen=True, kw_only=True):
     """`[telemetry]`: where log lines and numbers go.
 
@@ -342,6 +372,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         relay: by name, in the order of the file.
         brokers: by name, in the order of the file.
         limits: rules by name, in the order of the file.
+        stream: by name, in the order of the file.
         telemetry: log and metrics.
         sandbox: the venue for trying out.
         file: the file that was read, None when there was none.
@@ -353,6 +384,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     relay: Mapping[str, RelaySettings]
     brokers: Mapping[str, BrokerSettings]
     limits: Mapping[str, LimitSettings]
+    stream: Mapping[str, StreamTable]
     telemetry: TelemetrySettings
     sandbox: SandboxSettings
     file: Path | None
@@ -392,6 +424,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "relay": {name: _plain(table) for name, table in self.relay.items()},
             "brokers": {name: _plain(table) for name, table in self.brokers.items()},
             "limits": {name: _plain(table) for name, table in self.limits.items()},
+            "stream": {name: _plain(table) for name, table in self.stream.items()},
             "telemetry": _plain(self.telemetry),
             "sandbox": _plain(self.sandbox),
         }

@@ -55,6 +55,17 @@ targets = [
 # limit = 50
 # window_seconds = 30
 
+# --- streams: quotes and accounts, kept and checked under `keepline run`, or watched by `keepline stream` -----------
+
+# [stream.schwab]                                   # of [brokers.schwab]
+# accounts = ["12345678"]
+# symbols = ["AAPL", "/ESZ26"]
+
+# [stream.topstep]
+# symbols = ["MNQ"]                                 # the active contract
+# events = ["quotes", "trades", "depth"]
+# record = "data/recordings/{stream}-{time}.klrec.gz"
+
 # --- log and numbers ---------------------------------------------------------------------------------------------
 
 [telemetry]
@@ -87,7 +98,7 @@ def write_template(file: Path) -> None:
 def as_toml(shown: Mapping[str, Any]) -> str:
     """What `Settings.show` gave, as TOML; keys without a value are comments."""
     lines = [f"# {shown['file'] or 'no file: defaults and environment'}"]
-    for section in ("credentials", "relay", "brokers", "limits"):
+    for section in ("credentials", "relay", "brokers", "limits", "stream"):
         for name, table in shown[section].items():
             lines += ["", f"[{section}.{_key(name)}]", *_lines(table)]
     for section in ("telemetry", "sandbox"):

@@ -90,7 +90,8 @@ async def whole_status(config: Path | None) -> dict[str, Any]:
             return {"running": True, **await client.status()}
     settings = await asyncio.to_thread(load, config)
     credentials = {name: await stored_status(settings, name) for name in settings.credentials}
-    return {"running": False, "ready": False, "credentials": credentials, "relay": {}, "parts": []}
+    nothing: dict[str, Any] = {"relay": {}, "streams": {}, "parts": []}
+    return {"running": False, "ready": False, "credentials": credentials, **nothing}
 
 
 async def token_status(config: Path | None, name: str) -> Mapping[str, Any]:

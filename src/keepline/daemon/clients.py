@@ -7,7 +7,7 @@ broker's own; what is opened here is closed here.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from keepline.brokers.projectx.client import PROJECTX_LIMITS, ProjectXClient
 from keepline.brokers.schwab.client import SCHWAB_LIMITS, SchwabClient
@@ -22,7 +22,17 @@ from keepline.relay.local import LocalClient
 from keepline.resilience import RateLimiter
 from keepline.resilience.bearer import TokenHolder
 
-__all__ = ["account_of", "broker_client", "broker_named", "limiter_of"]
+__all__ = [
+    "BrokerClient",
+    "account_of",
+    "broker_client",
+    "broker_named",
+    "broker_session",
+    "client_of",
+    "limiter_of",
+]
+
+BrokerClient: TypeAlias = ProjectXClient | SchwabClient
 
 _OWN: dict[str, Any] = {"projectx": PROJECTX_LIMITS, "schwab": SCHWAB_LIMITS}
 
@@ -57,27 +67,50 @@ def limiter_of(settings: Settings, table: BrokerSettings) -> RateLimiter:
 
 
 @asynccontextmanager
-async def broker_client(
-    settings: Settings, name: str
-) -> AsyncIterator[ProjectXClient | SchwabClient]:
+async def broker_client(settings: Settings, name: str) -> AsyncIterator[BrokerClient]:
     """The client of `[brokers.NAME]` while the block runs.
 
     Raises:
         ConfigError: a setting is wrong.
         CredentialError: there are no tokens.
     """
+    async with broker_session(settings, name) as (client, _):
+        yield client
+
+
+@asynccontextmanager
+async def broker_session(
+    settings: Settings, name: str
+) -> AsyncIterator[tuple[BrokerClient, TokenHolder]]:
+    """The client of `[brokers.NAME]` while the block runs, and what gives its tokens.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        CredentialError: there are no tokens.
+    """
     table = settings.brokers[name]
-    limiter = limiter_of(settings, table)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(HttpSession())
         tokens = await _tokens(stack, settings, table.credential, http)
-        kind = ProjectXClient if table.broker == "projectx" else SchwabClient
-        yield await stack.enter_async_context(
-            kind(tokens, base_url=table.base_url, http=http, limiter=limiter)
-        )
+        client = client_of(settings, name, tokens, http=http)
+        yield await stack.enter_async_context(client), tokens
 
 
-async def account_of(client: ProjectXClient | SchwabClient, table: BrokerSettings) -> str:
+def client_of(
+    settings: Settings, name: str, tokens: TokenHolder, *, http: HttpSession
+) -> BrokerClient:
+    """The client of `[brokers.NAME]` with these tokens, not entered; `http` stays the caller's to close.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    table = settings.brokers[name]
+    kind = ProjectXClient if table.broker == "projectx" else SchwabClient
+    limiter = limiter_of(settings, table)
+    return kind(tokens, base_url=table.base_url, http=http, limiter=limiter)
+
+
+async def account_of(client: BrokerClient, table: BrokerSettings) -> str:
     """The id of the account that the settings name: by name or number, or the only one.
 
     Raises:

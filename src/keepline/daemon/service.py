@@ -1,7 +1,8 @@
-"""The daemon put together: socket, relays, credentials and numbers under one supervisor.
+"""The daemon put together: socket, relays, credentials, streams and numbers under one supervisor.
 
 Invariants: the socket is first, so a second daemon ends before it touches a token; relays listen before credentials
-speak, so the token of the last run is delivered at once; it stops in reverse.
+speak, so the token of the last run is delivered at once; streams come after the tokens that they need; it stops in
+reverse.
 """
 
 import logging
@@ -9,7 +10,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keepline
 from keepline.clock import SYSTEM_CLOCK, Clock
@@ -24,6 +25,9 @@ from keepline.errors import ConfigError
 from keepline.http import HttpSession
 from keepline.relay.address import daemon_socket_path
 from keepline.telemetry import event
+
+if TYPE_CHECKING:
+    from keepline.daemon.streaming import StreamPart
 
 __all__ = ["Daemon"]
 
@@ -61,6 +65,7 @@ class Daemon:
         self._began: datetime | None = None
         self.credentials = {name: self._credential(name) for name in settings.credentials}
         self.relays = {name: self._relay(name) for name in settings.relay}
+        self.streams = self._streams()
         path = socket_path or daemon_socket_path()
         self.socket = LocalSocket(path, self.credentials, self.status, clock=clock)
         self.metrics = self._metrics()
@@ -86,6 +91,7 @@ class Daemon:
             pid=os.getpid(),
             credentials=",".join(self.credentials),
             relays=",".join(self.relays) or None,
+            streams=",".join(self.streams) or None,
         )
 
     async def stop(self) -> None:
@@ -105,6 +111,7 @@ class Daemon:
             "parts": [{"name": p.name, "ready": p.ready, "reason": p.reason} for p in parts],
             "credentials": {name: part.status() for name, part in self.credentials.items()},
             "relay": {name: part.status() for name, part in self.relays.items()},
+            "streams": {name: part.status() for name, part in self.streams.items()},
         }
 
     def summary(self) -> str:
@@ -121,7 +128,8 @@ class Daemon:
 
     def _parts(self) -> list[Part]:
         metrics = [self.metrics] if self.metrics else []
-        return [self.socket, *self.relays.values(), *self.credentials.values(), *metrics]
+        kept = (*self.relays.values(), *self.credentials.values(), *self.streams.values())
+        return [self.socket, *kept, *metrics]
 
     def _credential(self, name: str) -> CredentialPart:
         return CredentialPart(
@@ -134,6 +142,22 @@ class Daemon:
         source = self.credentials[self._settings.relay[name].credential]
         sender = sender_of(self._settings, name, clock=self._clock)
         return DeliveryPart(name, sender, source, clock=self._clock)
+
+    def _streams(self) -> "dict[str, StreamPart]":
+        if not self._settings.stream:
+            return {}
+        from keepline.daemon.streaming import StreamPart  # the brokers are not in every daemon
+
+        return {
+            name: StreamPart(
+                self._settings,
+                name,
+                self.credentials[self._settings.brokers[table.broker].credential],
+                http=self._http,
+                clock=self._clock,
+            )
+            for name, table in self._settings.stream.items()
+        }
 
     def _metrics(self) -> MetricsEndpoint | None:
         if not self._settings.telemetry.metrics:

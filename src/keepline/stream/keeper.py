@@ -147,6 +147,10 @@ class Keeper:
         self._giving_up = _End(fault, words)
         self.wake()
 
+    def allow(self, attempts: int | None) -> None:
+        """From now on so many dials in a row may fail; None goes on for ever."""
+        self._redial.allow(attempts)
+
     def proof_of_life(self) -> None:
         """Data came: the backoff may be earned back."""
         self._redial.data()

@@ -192,6 +192,13 @@ class StreamManager:
         if self.state is ConnectionState.CONNECTED:
             self._keeper.renew(reason)
 
+    def allow_failures(self, attempts: int | None) -> None:
+        """Let so many dials in a row fail from now on, whatever the settings say; None goes on for ever.
+
+        Who wants a first connection soon, and to keep it for good, asks for few attempts until `connect` returns.
+        """
+        self._keeper.allow(attempts)
+
     def reconnect(self, reason: str, *, fault: Fault = Fault.STALE) -> None:
         """Drop the connection and make a new one: the caller knows that it is no good.
 
@@ -350,9 +357,11 @@ class StreamManager:
     @property
     def last_data_at(self) -> datetime | None:
         """When data last arrived (aware, UTC), None when never."""
-        if self._last_data is None:
-            return None
-        return self._clock.wall() - timedelta(seconds=self._clock.boottime() - self._last_data)
+        return self._wall_of(self._last_data)
+
+    def last_data(self, topic: Topic) -> datetime | None:
+        """When data of a topic last arrived, over all connections (aware, UTC), None when never."""
+        return self._wall_of(self._watch.last_data(topic))
 
     @property
     def standings(self) -> list[Standing]:
@@ -374,6 +383,11 @@ class StreamManager:
             "callback_errors": sum(delivery.errors for delivery in deliveries),
             "unreadable": self._unreadable,
         }
+
+    def _wall_of(self, at: float | None) -> datetime | None:
+        if at is None:
+            return None
+        return self._clock.wall() - timedelta(seconds=self._clock.boottime() - at)
 
     # --- what arrives ---
 

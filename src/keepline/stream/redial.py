@@ -107,6 +107,10 @@ class Redial:
         """Failures in a row that are not forgotten yet."""
         return self._failures
 
+    def allow(self, attempts: int | None) -> None:
+        """From now on so many dials in a row may fail; None goes on for ever."""
+        self._attempts = attempts
+
     def reset(self) -> None:
         """Somebody asked for a connect by hand: the past is forgotten, the floor between dials is not."""
         self._failures = self._refusals = 0

@@ -1,0 +1,161 @@
+"""Streams under the daemon, against the sandbox: live, counted, recorded, told of, restarted alone, drained."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.daemon.conftest import aside
+
+from keepline import config
+from keepline.config import Settings
+from keepline.daemon.ask import save_token, whole_status
+from keepline.daemon.service import Daemon
+from keepline.daemon.streaming import StreamPart
+from keepline.daemon.streams import real_time_url
+from keepline.sandbox.server import SandboxServer
+from keepline.stream.recording import Recording
+
+CONTRACT = "CON.F.US.MES.Z26"
+PROJECTX = '[credentials.top]\nissuer = "projectx"\nusername = "sandbox"\nbase_url = "URL"\nstorage = "memory"\napi_key_file = "api.key"\n[brokers.top]\n'
+SCHWAB = '[credentials.schwab]\nbase_url = "URL"\napp_config = "app.yaml"\ntoken_file = "tokens.json"\n[brokers.schwab]\n'
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(clean_environment: Path, sandbox: SandboxServer) -> Load:
+    def read(stream: str, metrics: str = "", broker: str = PROJECTX) -> Settings:
+        app = "app_key: sandbox-key\napp_secret: sandbox-secret\n"
+        for name, text in (("api.key", "sandbox-api-key"), ("app.yaml", app)):
+            (clean_environment / name).write_text(text)
+            (clean_environment / name).chmod(0o600)
+        file = clean_environment / "keepline.toml"
+        text = f'{broker}[telemetry]\nmetrics = "{metrics}"\n{stream}\n'
+        file.write_text(text.replace("URL", sandbox.url))
+        return config.load(file, environ={})
+
+    return aside(read)
+
+
+@asynccontextmanager
+async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
+    made = await asyncio.to_thread(Daemon, settings)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def until(part: StreamPart, condition: Callable[[], object]) -> None:
+    """Return once something holds; the stream's own events wake us."""
+    while part.stream is None:
+        await whole_status(None)
+    changed = asyncio.Event()
+
+    async def hear(_: object) -> None:
+        changed.set()
+
+    remove = part.stream.on_event(hear)
+    while not condition():
+        changed.clear()
+        await changed.wait()
+    remove()
+
+
+async def test_a_stream_is_live_reconciled_counted_and_told(load: Load) -> None:
+    text = f'[stream.top]\naccounts = ["SANDBOX-150K"]\nsymbols = ["MES", "{CONTRACT}"]\nevents = ["quotes", "trades"]\n'
+    async with daemon(load(text, metrics="127.0.0.1:0")) as running:
+        part = running.streams["top"]
+        await until(part, lambda: part.ready()[0])
+        status = json.loads(json.dumps(await whole_status(None)))
+        assert part.ready() == (True, "live, healthy")
+        assert running.metrics is not None
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{running.metrics.url}/metrics") as answer,
+        ):
+            numbers = await answer.text()
+    told = status["streams"]["top"]
+    assert (told["live"], told["state"], told["health"]) == (True, "connected", "healthy")
+    assert told["reasons"] == []
+    assert told["reconciled_at"] is not None
+    assert told["recording"] is None
+    topics = {topic["topic"]: topic for topic in told["topics"]}
+    assert topics[f"GatewayQuote {CONTRACT}"]["stream"] == "top.market"
+    assert topics[f"GatewayQuote {CONTRACT}"]["phase"] in ("confirmed", "first_data")
+    assert "GatewayUserOrder 1001" in topics
+    for stream in ("top.user", "top.market"):
+        assert f'keepline_stream_live{{stream="{stream}"}} 1' in numbers
+        assert f'keepline_stream_state{{stream="{stream}"}} 2' in numbers
+    assert 'keepline_reconcile_last_timestamp_seconds{stream="top.user"}' in numbers
+
+
+async def test_schwabs_stream_runs_too_and_is_recorded(
+    load: Load, sandbox: SandboxServer, clean_environment: Path
+) -> None:
+    text = (
+        '[stream.schwab]\naccounts = ["10000001"]\nsymbols = ["AAPL"]\nevents = ["quotes", "depth"]\n'
+        'record = "rec/{stream}-{time}.klrec.gz"\n'
+    )
+    settings = load(text, broker=SCHWAB)
+    await save_token(settings, "schwab", sandbox.issue())
+    async with daemon(settings) as running:
+        part = running.streams["schwab"]
+        await until(part, lambda: part.ready()[0])
+        told = part.status()
+        assert told["recording"]["frames"] > 0
+    (path,) = await asyncio.to_thread(lambda: list((clean_environment / "rec").iterdir()))
+    assert str(path) == told["recording"]["file"]
+    recording = await asyncio.to_thread(Recording, path)
+    assert (recording.head.broker, recording.head.stream) == ("schwab", "schwab")
+    kinds = [entry.kind for entry in await asyncio.to_thread(list, recording)]
+    assert kinds[0] == "open"
+    assert {"text", "snapshot", "lost"} <= set(kinds)
+    assert part.status()["state"] == "stopped"
+
+
+async def test_a_stream_that_ends_for_good_comes_back_alone(
+    load: Load, sandbox: SandboxServer
+) -> None:
+    async with daemon(load(f'[stream.top]\nsymbols = ["{CONTRACT}"]\n')) as running:
+        part = running.streams["top"]
+        await until(part, lambda: part.ready()[0])
+        first = part.stream
+        sandbox.signalr.cut("close", hub="market", error="go away")
+        while (told := (await whole_status(None)))["ready"]:
+            pass
+        parts = {one["name"]: one for one in told["parts"]}
+        assert parts["credential top"]["ready"]
+        assert "go away" in parts["stream top"]["reason"]
+        while part.stream is first:
+            await whole_status(None)
+        await until(part, lambda: part.ready()[0])
+        assert part.stream is not first
+
+
+async def test_an_account_that_is_not_there_is_the_streams_own_trouble(load: Load) -> None:
+    async with daemon(load('[stream.top]\naccounts = ["nobody"]\n')) as running:
+        while (told := running.supervisor.readiness()[-1].reason).startswith("asking"):
+            await whole_status(None)
+        assert "[stream.top.accounts]: no account 'nobody'; there is SANDBOX-150K" in told
+        assert running.streams["top"].status()["live"] is False
+        assert "stream top" in running.summary()
+
+
+@pytest.mark.parametrize(
+    ("table", "base", "found"),
+    [
+        ("", "https://api.topstepx.com", "https://rtc.topstepx.com"),
+        ("", "https://gateway-api-demo.s2f.projectx.com", "https://gateway-rtc-demo.s2f.projectx.com"),
+        ("", "http://127.0.0.1:8787", "http://127.0.0.1:8787"),
+        ('url = "wss://elsewhere.example"', "https://api.topstepx.com", "wss://elsewhere.example"),
+    ],
+)  # fmt: skip
+def test_the_hubs_are_beside_the_interface(load: Load, table: str, base: str, found: str) -> None:
+    settings: Any = load(f'[stream.top]\nsymbols = ["A.B"]\n{table}\n')
+    assert real_time_url(settings.stream["top"], base) == found
