@@ -128,6 +128,35 @@ async def test_a_gateway_that_was_stopped_does_not_break_the_stream(
     assert [record.message for record in caplog.records] == ["Order look failed"]
 
 
+async def test_a_difference_found_during_a_look_gets_a_look_of_its_own(bench: Bench) -> None:
+    bench.feed.differs(Discrepancy(K.MISSING_ORDER, "A", "1"))
+    await bench.clock.run_until(lambda: bench.broker.queries, limit=0)
+    bench.feed.differs(Discrepancy(K.MISSING_ORDER, "A", "2"))
+    await bench.feed.drain()
+    assert len(bench.broker.queries) == 2
+
+
+async def test_looks_end_with_the_feed_and_a_bug_in_one_is_logged(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hangs(_: str) -> None:
+        asked.set()
+        await never.wait()
+
+    async def breaks(_: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bench.gateway, "catch_up", hangs)
+    bench.feed.differs(Discrepancy(K.MISSING_ORDER, "A", "1"))
+    await asked.wait()
+    await bench.feed.stop()
+    monkeypatch.setattr(bench.gateway, "catch_up", breaks)
+    await bench.feed.settle(Discrepancy(K.MISSING_ORDER, "A", "1"))
+    assert [record.message for record in caplog.records] == ["Order look failed"]
+
+
 # --- beside it: what an outcome says ---
 
 

@@ -161,3 +161,37 @@ async def test_what_was_never_sent_is_a_new_decision_after_a_restart() -> None:
 
 def limit(name: str) -> OrderIntent:
     return order_intent(name, type=OrderType.LIMIT, limit_price=Decimal(90))
+
+
+async def test_a_guard_that_says_false_refuses() -> None:
+    bench = Bench()
+    live = False
+    gateway = OrderGateway(bench.broker, bench.journal, guard=lambda _: live, clock=bench.clock)
+    async with gateway:
+        with pytest.raises(Refused, match="refused intent entry; nothing was sent"):
+            await gateway.place(order_intent("entry"))
+        assert bench.broker.sent == []
+        live = True
+        assert (await gateway.place(order_intent("entry"))).accepted
+
+
+async def test_a_guard_that_would_have_to_be_awaited_lets_nothing_pass() -> None:
+    bench = Bench()
+
+    async def later(_: OrderIntent) -> None:
+        pytest.fail("nobody awaits it")
+
+    class Later:
+        async def __call__(self, _: OrderIntent) -> None:
+            pytest.fail("nobody awaits it")
+
+    for wrong in (later, Later(), "guard", 5):
+        with pytest.raises(ConfigError, match="guard.*is a plain function"):
+            OrderGateway(bench.broker, bench.journal, guard=wrong)  # type: ignore[arg-type]
+    hidden = OrderGateway(
+        bench.broker, bench.journal, guard=lambda intent: later(intent), clock=bench.clock
+    )
+    async with hidden:
+        with pytest.raises(ConfigError, match="intent entry was not sent"):
+            await hidden.place(order_intent("entry"))
+    assert bench.broker.sent == []

@@ -34,6 +34,7 @@ class GatewayFeed:
 
     def __init__(self, gateway: OrderGateway) -> None:
         self._gateway = gateway
+        self._wanted: set[str] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}
 
     def changed(self, change: Change) -> None:
@@ -45,7 +46,10 @@ class GatewayFeed:
         """The broker's snapshot says something else: what it shows is observed, what it does not show is looked for."""
         if isinstance(found.theirs, Order | Fill):
             self._gateway.observe(found.theirs)
-        if found.kind in _LOOK and found.account not in self._looks:
+        if found.kind not in _LOOK:
+            return
+        self._wanted.add(found.account)
+        if found.account not in self._looks:
             look = asyncio.ensure_future(self._look(found.account))
             self._looks[found.account] = look
             look.add_done_callback(lambda _: self._looks.pop(found.account, None))
@@ -59,8 +63,20 @@ class GatewayFeed:
         """Wait for looks that are under way."""
         await asyncio.gather(*self._looks.values())
 
+    async def stop(self) -> None:
+        """Give up looks that are under way; the gateway makes those that it needs itself."""
+        self._wanted.clear()
+        looks = list(self._looks.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
     async def _look(self, account: str) -> None:
-        try:
-            await self._gateway.catch_up(account)
-        except KeeplineError as error:
-            event(log, logging.WARNING, "Order look failed", account=account, error=str(error))
+        while account in self._wanted:
+            self._wanted.discard(account)  # what is found from now on needs a look of its own
+            try:
+                await self._gateway.catch_up(account)
+            except KeeplineError as error:
+                event(log, logging.WARNING, "Order look failed", account=account, error=str(error))
+            except Exception:
+                log.exception("Order look failed")

@@ -15,6 +15,7 @@ from types import TracebackType
 from keepline.brokers.base import Broker, IntentKind, OrderIntent, check_intent
 from keepline.brokers.orders import sending
 from keepline.brokers.orders.docket import Docket, Entry
+from keepline.brokers.orders.guarding import Guard, ask_guard, checked_guard
 from keepline.brokers.orders.journal import Journal, OrderJournal
 from keepline.brokers.orders.outcome import OrderOutcome
 from keepline.brokers.orders.records import same_body
@@ -40,9 +41,12 @@ class OrderGateway:
         broker: the adapter of the broker.
         journal: an `OrderJournal`, or the path of its file; only one process at a time can have it.
         guard: called with each new intent to place or modify before anything of it is written or sent; what it raises
-            the caller gets (`stream.require_live` of a bot that must not trade while it is blind). To cancel and to
-            close is never refused by it.
+            the caller gets (`stream.require_live` of a bot that must not trade while it is blind), and False refuses,
+            too. A plain function: it cannot be awaited. To cancel and to close is never refused by it.
         clock: for tests.
+
+    Raises:
+        ConfigError: the guard is no plain function.
 
     Example:
         >>> async with OrderGateway(broker, "data/topstep.orders") as gateway:
@@ -57,13 +61,13 @@ class OrderGateway:
         broker: Broker,
         journal: Journal | Path | str,
         *,
-        guard: Callable[[OrderIntent], object] | None = None,
+        guard: Guard | None = None,
         clock: Clock | None = None,
     ) -> None:
         if isinstance(journal, (str, Path)):
             journal = OrderJournal(journal)
         self._broker = broker
-        self._guard = guard
+        self._guard = checked_guard(guard)
         self._clock = clock or SYSTEM_CLOCK
         self._docket = Docket(broker, journal, self._clock)
         self._watch = Watch(self._docket)
@@ -155,6 +159,7 @@ class OrderGateway:
             ConfigError: the intent makes no sense, or its id exists with another body; nothing was sent.
             StorageError: the journal cannot be written (disk full, damage); nothing was sent.
             Closed: the gateway was stopped or not started.
+            Refused: the guard said False; nothing was sent.
             Exception: whatever the guard raises; nothing was sent.
         """
         return await self._submit(IntentKind.PLACE, intent)
@@ -264,7 +269,7 @@ class OrderGateway:
             check_intent(intent)
             self._broker.check(intent)
             if self._guard is not None and intent.kind in _ADDS_RISK:
-                self._guard(intent)
+                ask_guard(self._guard, intent)
         except Exception:
             # what was sent long ago keeps its outcome, though it could not be sent today
             if (known := await self._docket.fetch(intent.id)) is None or _is_idle(known):
