@@ -2,11 +2,8 @@
 
 import asyncio
 import base64
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +15,7 @@ from urllib.parse import quote_plus
 
 import pytest
 from aiohttp import ClientSession, CookieJar
+from tests.peers.npm import install
 
 from keepline.credentials.issuer import OAuth2Issuer
 from keepline.credentials.lifecycle import TokenManagerConfig, TokenState
@@ -30,32 +28,8 @@ from keepline.http import HttpSession
 pytestmark = pytest.mark.timeout(300)  # the first run installs the package
 
 HERE = Path(__file__).parent / "oidc"
-REAL_ENVIRONMENT = dict(os.environ)  # npm is configured in the person's home, not in a test's
 SECRET = "s3cret: with %+& and /="
 ACCESS_SECONDS = 600
-
-
-def install(cache: pytest.Cache, npm: str) -> Path:
-    """The package in a directory of pytest's cache, one for each lock file; installed once, whoever comes first."""
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = Path(cache.mkdir(f"oidc-{hashlib.sha256(lock).hexdigest()[:12]}"))
-    with (folder / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        for file in ("package.json", "package-lock.json", "server.mjs"):
-            shutil.copyfile(HERE / file, folder / file)
-        if not (folder / "installed").exists():
-            command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=REAL_ENVIRONMENT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            (folder / "installed").touch()
-    return folder
 
 
 @dataclass
@@ -113,7 +87,7 @@ async def provider(
 ) -> AsyncIterator[Provider]:
     tools = need("node", "npm")
     assert pytestconfig.cache is not None
-    folder = await asyncio.to_thread(install, pytestconfig.cache, tools["npm"])
+    folder = await asyncio.to_thread(install, pytestconfig.cache, tools["npm"], HERE)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         redirect_uri = f"https://127.0.0.1:{probe.getsockname()[1]}/"
