@@ -1,12 +1,15 @@
 """Events of accounts: once to everyone, in order, gateway first, and what a snapshot told is marked."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
+from keepline.brokers import account_listeners
 from keepline.brokers.account_events import AccountEvents
 from keepline.errors import ConfigError
 from keepline.model import Account, Fill, Order, OrderStatus, OrderType, Position, Side
@@ -181,6 +184,149 @@ async def test_a_listener_that_is_too_slow_is_told_of(shown: Shown) -> None:
     assert len(events.view.fills) == 3  # the view has what the listener could not take
     go_on.set()
     await events.stop()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_what_a_slow_listener_missed_comes_once_there_is_room(
+    shown: Shown, plain: bool
+) -> None:
+    told: list[Overflow] = []
+    events = AccountEvents(
+        shown, ["7"], name="test", mailbox=2, on_overflow=told.append, clock=ManualClock()
+    )
+    loop, heard = asyncio.get_running_loop(), Heard()
+    go_on, thread_goes_on = asyncio.Event(), threading.Event()
+
+    async def slow(change: Change) -> None:
+        await go_on.wait()
+        await heard(change)
+
+    def slow_and_plain(change: Change) -> None:
+        thread_goes_on.wait()
+        asyncio.run_coroutine_threadsafe(heard(change), loop).result()
+
+    await events.reconciliation.reconcile()
+    events.listen(Fill, slow_and_plain if plain else slow, full=True)
+    for number in range(1, 20):
+        events.receive(fill(number))
+    assert len(told) == 1
+    go_on.set()
+    thread_goes_on.set()
+    got = await heard.until(19)
+    events.receive(fill(20))
+    got = await heard.until(20)
+    assert [change.value.id for change in got] == [str(n) for n in range(1, 21)]  # type: ignore[attr-defined]
+    late = [change.recovered for change in got]  # type: ignore[attr-defined]
+    assert (late[0], late[-2:]) == (False, [True, False])
+    assert [overflow.over for overflow in told] == [False, True] * (len(told) // 2)
+    await events.stop()
+
+
+async def test_of_what_changed_often_a_slow_listener_gets_the_newest_state(shown: Shown) -> None:
+    events = AccountEvents(shown, ["7"], name="test", mailbox=1, clock=ManualClock())
+    go_on, heard = asyncio.Event(), Heard()
+
+    async def slow(change: Change) -> None:
+        await go_on.wait()
+        await heard(change)
+
+    await events.reconciliation.reconcile()
+    events.listen(Order, slow, full=True)
+    states = [
+        replace(ORDER, limit_price=Decimal(price), updated_at=AT + timedelta(seconds=price))
+        for price in range(1, 10)
+    ]
+    for state in states:
+        events.receive(state)
+        await asyncio.sleep(0)
+    go_on.set()
+    got = await heard.until(3)
+    assert got[0] == Change(states[0], ORDER)
+    assert got[1] == Change(states[1], states[0])
+    assert got[2] == Change(states[-1], states[1], recovered=True)
+    await events.stop()
+
+
+async def test_what_is_owed_to_a_listener_is_bounded_and_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(account_listeners, "MOST_OWED", 3)
+    never = asyncio.Event()
+
+    async def hangs(_: object) -> None:
+        await never.wait()
+
+    listener = account_listeners.AccountListener(
+        hangs, channel="x", full=False, mailbox=1, on_overflow=lambda _: None, clock=ManualClock()
+    )
+    for number in range(9):
+        listener.tell(Change(fill(number)))
+    for _ in range(2):
+        listener.tell(Discrepancy(DiscrepancyKind.MISSED_FILL, "7", "1"))
+        listener.tell(Change(Position(account="7", instrument="MNQ", quantity=Decimal(1))))
+        listener.tell(Change(Account(id="7")))
+    assert listener.owed == 3
+    assert "3 owed" in repr(listener)
+    await listener.close(0)
+    assert listener.owed == 0
+
+
+class Gateway:
+    """What an order gateway is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[Order | Fill] = []
+        self.looked: list[str] = []
+
+    def observe(self, seen: Order | Fill) -> None:
+        self.seen.append(seen)
+
+    async def catch_up(self, account: str) -> None:
+        self.looked.append(account)
+
+
+async def test_a_gateway_that_is_fed_looks_when_no_event_explains_a_difference(
+    events: AccountEvents, shown: Shown
+) -> None:
+    gateway, differed = Gateway(), Heard()
+    end = events.feed(gateway)  # type: ignore[arg-type]
+    events.listen(Discrepancy, differed)
+    await events.reconciliation.reconcile()
+    assert gateway.seen == [ORDER]
+    gone = replace(ORDER, id="12", entered_at=ManualClock().wall() + timedelta(days=400))
+    events.receive(gone)
+    events.reconciliation.lost()
+    await events.reconciliation.reconcile()
+    (found,) = await differed.until(1)
+    assert isinstance(found, Discrepancy)
+    assert (found.kind, gateway.looked) == (DiscrepancyKind.MISSING_ORDER, ["7"])
+    end()
+    end()
+    events.receive(fill(1))
+    assert gateway.seen == [ORDER, gone]
+
+
+async def test_a_gateway_that_cannot_take_a_discrepancy_stops_nothing(
+    events: AccountEvents, shown: Shown, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Gateway):
+        def observe(self, seen: Order | Fill) -> None:
+            raise RuntimeError("no journal")
+
+    differed = Heard()
+    events.feed(Broken())  # type: ignore[arg-type]
+    events.listen(Discrepancy, differed)
+    await events.reconciliation.reconcile()
+    events.reconciliation.lost()
+    shown.fills = (fill(1),)
+    await events.reconciliation.reconcile()
+    await differed.until(1)
+    assert "could not take in a discrepancy" in caplog.text
+
+
+async def test_a_gateway_is_fed_and_not_called(events: AccountEvents) -> None:
+    with pytest.raises(ConfigError, match="an order gateway is fed with `feed`"):
+        events.observe_with(Gateway())  # type: ignore[arg-type]
 
 
 async def test_a_listener_is_a_function(events: AccountEvents) -> None:

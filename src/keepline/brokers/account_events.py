@@ -1,20 +1,24 @@
 """What happens to accounts, told once to everyone who listens, whether a stream told it or a snapshot.
 
-Invariants: each listener has a mailbox of its own, nothing is dropped from it in silence; an order gateway sees an
-event before any listener does; what a snapshot told goes the same way and says so (`Change.recovered`).
+Invariants: each listener has a mailbox of its own, and what does not fit into it comes once there is room; an order
+gateway sees an event before any listener does; what a snapshot told goes the same way and says so (`Change.recovered`).
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
+from keepline.brokers.account_listeners import AccountListener, News
+from keepline.brokers.orders.feeding import GatewayFeed
+from keepline.brokers.orders.gateway import OrderGateway
 from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.errors import ConfigError
 from keepline.model import Account, Fill, Order, Position
 from keepline.stream.delivery import Callback, Overflow
-from keepline.stream.port import Topic, key_of_first_text
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.reconciliation import Reconciliation
-from keepline.stream.routing import Router
 from keepline.stream.snapshot import Discrepancy, SnapshotSource
 from keepline.stream.view import AccountView, Change, Told
 
@@ -32,7 +36,6 @@ _NAMES: Final = {
     Account: "account",
     Discrepancy: "discrepancy",
 }
-_CHANGES: Final = {kind: f"{name} change" for kind, name in _NAMES.items()}
 
 
 class AccountEvents:
@@ -73,12 +76,15 @@ class AccountEvents:
             name=name,
             clock=clock,
         )
-        self._router = Router(
-            key_of=key_of_first_text,
+        self._listener = partial(
+            AccountListener,
             mailbox=mailbox,
             on_overflow=on_overflow or _nobody_asked,
             clock=clock,
         )
+        self._listeners: dict[type, list[AccountListener]] = {kind: [] for kind in _NAMES}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._feeds: list[GatewayFeed] = []
         self._observers: list[Observe] = []
 
     @property
@@ -90,8 +96,35 @@ class AccountEvents:
         """An event of the stream; synchronous, cheap, never raises."""
         self.reconciliation.receive(told)
 
+    def feed(self, gateway: OrderGateway) -> Callable[[], None]:
+        """Let an order gateway see what is seen here, on the loop; returns what ends it.
+
+        Each order and fill goes to it before any listener is called, so unknown outcomes settle themselves; for an
+        order that is missing and a position that no event explains it looks at the broker.
+        """
+        feed = GatewayFeed(gateway)
+        self._feeds.append(feed)
+        end_observing = self.observe_with(gateway.observe)
+
+        def end() -> None:
+            end_observing()
+            if feed in self._feeds:
+                self._feeds.remove(feed)
+                self._leave(feed.stop())
+
+        return end
+
     def observe_with(self, observe: Observe) -> Callable[[], None]:
-        """Hand each order and fill to a gateway at once, on the loop; returns what ends it."""
+        """Hand each order and fill to a function at once, on the loop; returns what ends it.
+
+        Raises:
+            ConfigError: it is not callable.
+        """
+        if not callable(observe):
+            raise ConfigError(
+                f"is a function of an order or a fill, not {observe!r}; an order gateway is fed with `feed`",
+                key="observe",
+            )
         self._observers.append(observe)
 
         def end() -> None:
@@ -102,6 +135,9 @@ class AccountEvents:
 
     def listen(self, kind: type, callback: Callback, *, full: bool = False) -> Callable[[], None]:
         """Call back with each event of a kind.
+
+        A callback that is too slow for its mailbox is told of what it missed once there is room: of the newest state of
+        each thing, marked `recovered`.
 
         Args:
             kind: `Order`, `Fill`, `Position`, `Account` or `Discrepancy`.
@@ -114,11 +150,14 @@ class AccountEvents:
         Raises:
             ConfigError: it is not callable.
         """
-        topic = Topic((_CHANGES if full else _NAMES)[kind])
-        subscriber = self._router.add(topic, callback, inline=False, conflate_by=None)
+        listener = self._listener(callback, channel=_NAMES[kind], full=full)
+        there = self._listeners[kind]
+        there.append(listener)
 
         def end() -> None:
-            self._router.remove(subscriber)
+            if listener in there:
+                there.remove(listener)
+                self._leave(listener.close(0.0))
 
         return end
 
@@ -129,7 +168,9 @@ class AccountEvents:
     async def stop(self, *, drain_seconds: float = 1.0) -> None:
         """Take no more snapshots; each listener has so many seconds for what waits for it."""
         await self.reconciliation.stop()
-        await self._router.close(drain_seconds)
+        ends = [feed.stop() for feed in self._feeds]
+        ends += [one.close(drain_seconds) for there in self._listeners.values() for one in there]
+        await asyncio.gather(*ends, *self._leaving, return_exceptions=True)
 
     def _changed(self, change: Change) -> None:
         value = change.value
@@ -139,14 +180,28 @@ class AccountEvents:
                     observe(value)
                 except Exception:
                     log.exception("An order gateway could not take in an event")
-        self._push(_NAMES[type(value)], value)
-        self._push(_CHANGES[type(value)], change)
+        self._tell(type(value), change)
 
     def _differed(self, found: Discrepancy) -> None:
-        self._push(_NAMES[Discrepancy], found)
+        for feed in list(self._feeds):
+            try:
+                feed.differs(found)
+            except Exception:
+                log.exception("An order gateway could not take in a discrepancy")
+        self._tell(Discrepancy, found)
 
-    def _push(self, channel: str, value: Any) -> None:
-        self._router.push(self._router.route(channel, ""), (value,), "")
+    def _tell(self, kind: type, news: News) -> None:
+        for listener in list(self._listeners[kind]):
+            listener.tell(news)
+
+    def _leave(self, ending: Coroutine[Any, Any, None]) -> None:
+        try:
+            task = asyncio.get_running_loop().create_task(ending)
+        except RuntimeError:  # without a loop nothing ever started
+            ending.close()
+            return
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def __repr__(self) -> str:
         return f"<AccountEvents {self.reconciliation!r}>"
