@@ -11,13 +11,13 @@ from tests.brokers.loopback import AT_ONCE, unlimited
 
 from keepline.brokers.base import OrderIntent
 from keepline.brokers.projectx.client import ProjectXClient
+from keepline.brokers.projectx.playback import projectx_frames
 from keepline.brokers.projectx.stream import ProjectXStream
-from keepline.brokers.projectx.stream_messages import stream_types
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.brokers.schwab.client import SchwabClient
-from keepline.brokers.schwab.messages import Instruction, OrderRequest, StreamerInfo
+from keepline.brokers.schwab.messages import Instruction, OrderRequest
+from keepline.brokers.schwab.playback import schwab_frames
 from keepline.brokers.schwab.stream import SchwabStream
-from keepline.brokers.schwab.streamer_wire import SchwabWire
 from keepline.clock import SYSTEM_CLOCK
 from keepline.credentials.token import Token
 from keepline.model import Fill, Order, OrderStatus, OrderType, Side
@@ -26,7 +26,7 @@ from keepline.sandbox.signalr_server import SignalRSettings
 from keepline.sandbox.streamer_session import StreamerTimes
 from keepline.stream.dial_budget import DialLimiter
 from keepline.stream.events import EventKind, StreamEvent
-from keepline.stream.playback import Playback, SignalRFrames, WireFrames
+from keepline.stream.playback import Playback
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.recorder import Recorder
 from keepline.stream.recording import Recording
@@ -131,7 +131,7 @@ async def test_a_session_of_an_account_with_a_cut_ends_in_the_same_view(
             expected = known(live.view)
 
     recording = await asyncio.to_thread(Recording, tmp_path / "a.klrec.gz")
-    playback = Playback(recording, lambda: SignalRFrames(types=stream_types()), speed=None)
+    playback = Playback(recording, projectx_frames, speed=None)
     events_again, fills_again = Told(), Told()
     again = stream(None, links=playback.link, snapshots=playback.snapshots)
     again.on_event(events_again)
@@ -171,25 +171,27 @@ async def test_a_session_at_schwab_ends_in_the_same_view_without_schwab(
 
     fills, quotes, again_fills, again_quotes = Told(), Told(), Told(), Told()
     client = SchwabClient(Tokens(), base_url=sandbox.url, limiter=unlimited())
-    async with client, Recorder(tmp_path / "a.klrec.gz", broker="schwab") as recorder:
-        async with stream(client, record=recorder.connection) as live:
-            live.on_fill(fills)
-            live.on_quote(quotes)
-            await live.connect(until="live")
-            buy = OrderRequest(symbol=AAPL, instruction=Instruction.BUY, quantity=10)
-            placed = await client.place_order(SCHWAB_ACCOUNT, buy)
-            await fills.first(lambda f: f.order_id == str(placed.order_id))
-            looked = live.reconciled_at
-            pin(sandbox, AAPL, 201)
-            await quotes.first(lambda q: q.last == 201.0)
-            while live.reconciled_at == looked:  # the activity calls for a look
-                await client.account_numbers()
-            expected = known(live.view)
+    async with (
+        client,
+        Recorder(tmp_path / "a.klrec.gz", broker="schwab") as recorder,
+        stream(client, record=recorder.connection) as live,
+    ):
+        live.on_fill(fills)
+        live.on_quote(quotes)
+        await live.connect(until="live")
+        buy = OrderRequest(symbol=AAPL, instruction=Instruction.BUY, quantity=10)
+        placed = await client.place_order(SCHWAB_ACCOUNT, buy)
+        await fills.first(lambda f: f.order_id == str(placed.order_id))
+        looked = live.reconciled_at
+        pin(sandbox, AAPL, 201)
+        await quotes.first(lambda q: q.last == 201.0)
+        while live.reconciled_at == looked:  # the activity calls for a look
+            await client.account_numbers()
+        expected = known(live.view)
     assert isinstance(fills.items[0], Fill)
 
     recording = await asyncio.to_thread(Recording, tmp_path / "a.klrec.gz")
-    nowhere = StreamerInfo(streamer_socket_url="wss://streamer.invalid")
-    playback = Playback(recording, lambda: WireFrames(SchwabWire(nowhere)), speed=None)
+    playback = Playback(recording, schwab_frames, speed=None)
     dead = SchwabClient(Tokens(), base_url="http://127.0.0.1:9", retry=AT_ONCE)
     async with dead:
         again = stream(dead, links=playback.link, snapshots=playback.snapshots)

@@ -21,8 +21,22 @@ from keepline.sandbox.server import SandboxServer
 from keepline.stream.recording import Recording
 
 CONTRACT = "CON.F.US.MES.Z26"
-PROJECTX = '[credentials.top]\nissuer = "projectx"\nusername = "sandbox"\nbase_url = "URL"\nstorage = "memory"\napi_key_file = "api.key"\n[brokers.top]\n'
-SCHWAB = '[credentials.schwab]\nbase_url = "URL"\napp_config = "app.yaml"\ntoken_file = "tokens.json"\n[brokers.schwab]\n'
+PROJECTX = """
+[credentials.top]
+issuer = "projectx"
+username = "sandbox"
+base_url = "URL"
+storage = "memory"
+api_key_file = "api.key"
+[brokers.top]
+"""
+SCHWAB = """
+[credentials.schwab]
+base_url = "URL"
+app_config = "app.yaml"
+token_file = "tokens.json"
+[brokers.schwab]
+"""
 Load = Callable[..., Settings]
 
 
@@ -68,7 +82,10 @@ async def until(part: StreamPart, condition: Callable[[], object]) -> None:
 
 
 async def test_a_stream_is_live_reconciled_counted_and_told(load: Load) -> None:
-    text = f'[stream.top]\naccounts = ["SANDBOX-150K"]\nsymbols = ["MES", "{CONTRACT}"]\nevents = ["quotes", "trades"]\n'
+    text = (
+        f'[stream.top]\naccounts = ["SANDBOX-150K"]\nsymbols = ["MES", "{CONTRACT}"]\n'
+        'events = ["quotes", "trades"]\n'
+    )
     async with daemon(load(text, metrics="127.0.0.1:0")) as running:
         part = running.streams["top"]
         await until(part, lambda: part.ready()[0])

@@ -13,7 +13,16 @@ from keepline.telemetry import fields_of, redact
 
 __all__ = ["notes"]
 
-_SAID_ANYWAY = frozenset({"Token refresh failed", "Token not delivered"})
+_SAID_ANYWAY = frozenset(
+    {
+        "Token refresh failed",
+        "Token not delivered",
+        "Stream redial",
+        "Stream gives up",
+        "Stream stale",
+        "Stream lost",
+    }
+)
 _WORTH_SAYING = "A storage key was generated"
 
 

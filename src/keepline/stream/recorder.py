@@ -70,6 +70,11 @@ class Recorder:
         self._ending = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether the file is ours: `start` made it."""
+        return self._thread is not None
+
     def start(self) -> None:
         """Make the file and begin.
 

@@ -1,0 +1,249 @@
+"""`keepline stream` as a person runs it, against the sandbox and the daemon."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Command, Place
+
+from keepline.cli import stream as stream_module
+from keepline.sandbox.server import SandboxServer
+
+CONTRACT = "CON.F.US.MES.Z26"
+MORE = """
+[credentials.top]
+issuer = "projectx"
+username = "sandbox"
+base_url = "URL"
+storage = "memory"
+api_key_file = "api.key"
+[brokers.top]
+[brokers.schwab]
+[stream.top]
+accounts = ["SANDBOX-150K"]
+symbols = ["MES"]
+events = ["quotes", "trades", "depth"]
+[stream.schwab]
+symbols = ["AAPL"]
+events = ["quotes", "depth"]
+"""
+
+
+@pytest.fixture
+def market(place: Place, keepline: Command) -> Place:
+    """The configured directory with a stream of each broker, and a sign-in at Schwab."""
+    place.private("api.key", "sandbox-api-key")
+    place.write(MORE.replace("URL", place.sandbox.url))
+    assert keepline("token", "import", "schwab", stdin=place.oauth_answer()).code == 0
+    return place
+
+
+def lines(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def recorded(market: Place, keepline: Command) -> Path:
+    """A recording of two seconds at ProjectX."""
+    answer = keepline("stream", "record", "top", "--out", "a.klrec.gz", "--for", "2")
+    assert answer.code == 0, answer.err
+    return market.directory / "a.klrec.gz"
+
+
+def test_a_watched_stream_tells_events_and_data(market: Place, keepline: Command) -> None:
+    answer = keepline("stream", "watch", "top", "--for", "2")
+    assert answer.code == 0, answer.err
+    for words in (
+        r"^\d\d:\d\d:\d\d\.\d{3}  top\.user  CONNECTED$",
+        r"  top\.user  RECONCILING",
+        r"  top\.user  LIVE$",
+        rf"  top  quote  instrument={CONTRACT} at=\S+ bid=\S+ ask=\S+",
+        rf"  top  depth  {CONTRACT}  bids \d+@[\d.]+ .* and \d+ more  asks ",
+        r"  top  account  id=1001 name=SANDBOX-150K",
+    ):
+        assert re.search(words, answer.out, re.MULTILINE), words
+
+
+def test_programs_get_objects_and_only_what_they_want(market: Place, keepline: Command) -> None:
+    answer = keepline("stream", "watch", "schwab", "--json", "--for", "2", "--only", "quotes")
+    assert answer.code == 0, answer.err
+    told = lines(answer.out)
+    assert {(one["kind"], one["stream"], one["instrument"]) for one in told} == {
+        ("quote", "schwab", "AAPL")
+    }
+    assert all(isinstance(one["bid"], float) for one in told)
+    none = keepline("stream", "watch", "top", "--for", "1", "--only", "quotes", "--only", "nq")
+    assert (none.code, none.out) == (0, "")
+
+
+def test_a_recording_plays_the_same_each_time(recorded: Path, keepline: Command) -> None:
+    first = keepline("stream", "replay", str(recorded), "--speed", "max", "--json")
+    assert first.code == 0, first.err
+    assert keepline("stream", "replay", str(recorded), "--speed", "max", "--json").out == first.out
+    told = lines(first.out)
+    assert {"event", "quote", "depth"} <= {one["kind"] for one in told}
+    assert {one["stream"] for one in told} == {"top.user", "top.market"}
+    events = [
+        one["event"] for one in told if one["kind"] == "event" and one["stream"] == "top.user"
+    ]
+    assert events == ["connected", "reconciling", "lost"]
+    assert re.search(r"\d+ messages in \d+ frames of 2 connections, \d{4}-", first.err)
+    some = keepline("stream", "replay", str(recorded), "--speed", "max", "--only", "depth")
+    assert some.out
+    assert all("  depth  " in line for line in some.out.splitlines())
+    short = keepline("stream", "replay", str(recorded), "--speed", "0.001", "--for", "0.2")
+    assert (short.code, len(short.out.splitlines()) < 10) == (0, True)
+
+
+def test_a_recording_says_what_was_recorded(market: Place, keepline: Command) -> None:
+    answer = keepline("stream", "record", "schwab", "--out", "s.klrec.gz", "--for", "1", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["frames"] > 0
+    assert answer.json["missed"] == 0
+    assert answer.json["bytes"] == (market.directory / "s.klrec.gz").stat().st_size
+    assert "schwab  LIVE" in answer.err
+    again = keepline("stream", "replay", "s.klrec.gz", "--speed", "max", "--only", "aapl")
+    assert "  schwab  quote  instrument=AAPL" in again.out
+    assert "  schwab  depth  AAPL  bids " in again.out
+
+
+def test_a_recording_is_never_overwritten(recorded: Path, keepline: Command) -> None:
+    before = recorded.read_bytes()
+    answer = keepline("stream", "record", "top", "--out", str(recorded))
+    assert answer.code == 2
+    assert "a.klrec.gz exists: a recording is never overwritten" in answer.err
+    assert answer.out == ""
+    assert recorded.read_bytes() == before
+
+
+def test_a_damaged_recording_is_played_to_the_damage_and_told(
+    recorded: Path, keepline: Command
+) -> None:
+    whole = keepline("stream", "replay", str(recorded), "--speed", "max").out.splitlines()
+    recorded.write_bytes(recorded.read_bytes()[:-40])
+    answer = keepline("stream", "replay", str(recorded), "--speed", "max")
+    assert answer.code == 1
+    shown = answer.out.splitlines()
+    assert 0 < len(shown) < len(whole)
+    assert shown == whole[: len(shown)]
+    assert re.search(r"^keepline: \S+a\.klrec\.gz: cut off or damaged", answer.err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("watch", "nobody"), "[stream]: no [stream.nobody]; there is top, schwab"),
+        (("watch",), "[stream]: which stream? name one of top, schwab"),
+        (("record", "top"), "missing option '--out'"),
+        (("replay", "none.gz"), "none.gz cannot be read: No such file"),
+        (("replay", "keepline.toml"), "is not a recording of a stream"),
+        (("replay", "a.gz", "--speed", "fast"), "[--speed]: a number above 0 or max, not 'fast'"),
+        (("replay", "a.gz", "--speed", "-1"), "[--speed]: a number above 0 or max"),
+    ],
+)
+def test_what_makes_no_sense_is_said(
+    market: Place, keepline: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    answer = keepline("stream", *arguments)
+    assert answer.code == 2
+    assert words in answer.err
+
+
+def test_without_a_section_it_says_what_is_needed(place: Place, keepline: Command) -> None:
+    answer = keepline("stream", "watch")
+    assert answer.code == 2
+    assert "no [stream.NAME] is configured" in answer.err
+
+
+def test_a_broker_that_is_not_there_is_exit_4(market: Place, keepline: Command) -> None:
+    url = '[stream.top]\nurl = "http://127.0.0.1:9"\n'
+    market.config.write_text(market.config.read_text().replace("[stream.top]\n", url))
+    answer = keepline("stream", "watch", "top")
+    assert answer.code == 4
+    assert "ALARM" in answer.out
+    (said,) = answer.err.splitlines()  # what the events tell is not told twice
+    assert said.startswith("keepline: GET /hubs/")
+    assert "cannot connect to 127.0.0.1:9" in said
+
+
+def test_a_connection_that_does_not_come_in_time_is_exit_4(
+    market: Place, keepline: Command, sandbox: SandboxServer
+) -> None:
+    sandbox.fault("slow", delay=60, on=["websocket"])
+    answer = keepline("stream", "watch", "top", "--for", "1")
+    assert answer.code == 4
+    assert "no connection in 1 s" in answer.err
+
+
+def test_without_a_sign_in_it_is_exit_3(market: Place, keepline: Command) -> None:
+    (market.directory / "tokens.json").unlink()
+    answer = keepline("stream", "watch", "schwab")
+    assert answer.code == 3
+    assert "keepline login schwab" in answer.err
+
+
+async def test_ctrl_c_ends_a_recording_that_can_be_played(
+    market: Place, start: Callable[..., Any]
+) -> None:
+    program = await start("stream", "record", "top", "--out", "b.klrec.gz")
+    await program.says("top.market  LIVE")
+    await program.says("top.user  LIVE")
+    assert await program.end(signal.SIGINT) == 130
+    assert any(line.startswith("frames") for line in program.said)
+    replay = await start("stream", "replay", "b.klrec.gz", "--speed", "max")
+    assert await replay.end() == 0
+    assert any("GatewayLogout" not in line and "CONNECTED" in line for line in replay.said)
+
+
+async def test_the_daemon_serves_streams_and_keeps_schwabs_for_itself(
+    market: Place, start: Callable[..., Any]
+) -> None:
+    """`sandbox` and `run` and `status` and `stream watch` together, as a person has them."""
+    served = await start("run")
+    await served.says("Stream live", times=3)
+    status = await start("status")
+    await status.says("stream top: live, connected, healthy")
+    await status.says(f"GatewayQuote {CONTRACT}")
+    assert await status.end() == 0
+    refused = await start("stream", "watch", "schwab")
+    assert await refused.end() == 1
+    assert "the daemon has the one connection that Schwab allows a user" in refused.said[-1]
+    watched = await start("stream", "watch", "top", "--only", "quotes")
+    await watched.says("  quote  ")
+    assert await watched.end(signal.SIGINT) == 130
+    assert await served.end(signal.SIGTERM) == 0
+    assert not [line for line in served.said if "Traceback" in line or "Task " in line]
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(
+    recorded: Path, keepline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(stream_module, "write", gone)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    for arguments in (("watch", "top"), ("replay", str(recorded))):
+        assert keepline("stream", *arguments).code == 1
+
+
+def test_a_terminal_gets_a_line_that_changes(
+    recorded: Path, keepline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    answer = keepline("stream", "replay", str(recorded))
+    assert "playing" in answer.err
+    assert "messages  20" in answer.err
+
+
+def test_a_pipe_gets_a_line_now_and_then(
+    recorded: Path, market: Place, keepline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_LINE_SECONDS", 0.5)
+    answer = keepline("stream", "record", "top", "--out", "c.klrec.gz", "--for", "2")
+    assert re.search(r"^recording top  \d s  [\d,]+ frames  live$", answer.err, re.MULTILINE)
