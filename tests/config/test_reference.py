@@ -20,10 +20,11 @@ TABLES = {
     '### `issuer = "static"`': config.StaticCredential,
     "## `[relay.NAME]`": config.RelaySettings,
     "A target is": config.TargetSettings,
+    "## `[stream.NAME]`": config.StreamTable,
     "## `[telemetry]`": config.TelemetrySettings,
     "## `[sandbox]`": config.SandboxSettings,
 }
-ELSEWHERE = {"issuer", "storage_path", "username", "api_key"}
+ELSEWHERE = {"issuer", "storage_path", "username", "api_key", "broker"}
 """Keys whose default comes from the section's name or from the environment."""
 
 

@@ -28,8 +28,8 @@ from keepline.stream.recording import Entry, Recording
 
 __all__ = ["FIRST_DIALS", "Played", "Show", "Told", "replay", "speed_of", "stream_named", "watch"]
 
-FIRST_DIALS = 2
-"""Dials that may fail before a command gives up on its first connection."""
+FIRST_DIALS = 1
+"""Dials that a command makes for its first connection: a script wants to know, the daemon keeps trying."""
 
 
 class Told(NamedTuple):
