@@ -63,6 +63,7 @@ DECIDERS = {
     "stream/negotiate.py",
     "stream/replay.py",
     "stream/sse.py",
+    "stream/straight.py",
     "stream/wire.py",
     "stream/wire_events.py",
     "brokers/checks.py",

@@ -1,5 +1,8 @@
 """The table of expected types."""
 
+import gc
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,15 +20,30 @@ def test_targets_are_known_in_any_case_and_forgotten_again() -> None:
     assert types.arguments("Quote") is None
 
 
-def test_a_change_of_targets_is_seen_and_a_result_is_none() -> None:
+def test_what_was_derived_is_forgotten_when_a_target_changes_and_by_nothing_else() -> None:
     types = Types()
-    before = types.revision
-    types.expect("Quote")
-    after = types.revision
-    types.expect_result("1", int)
-    types.forget("Trade")
-    assert after > before
-    assert types.revision == after
+    first, second = types.derived(), types.derived()
+    changes: list[Callable[[], None]] = [
+        lambda: types.expect("Quote", int),
+        lambda: types.expect("quote", float),
+        lambda: types.forget("QUOTE"),
+        types.changed,
+    ]
+    for change in changes:
+        first["a"], second["b"] = 1, 2
+        types.expect_result("1", int)
+        types.forget("Trade")
+        assert (first, second) == ({"a": 1}, {"b": 2})
+        change()
+        assert (first, second) == ({}, {})
+
+
+def test_a_table_keeps_nothing_of_a_decoder_that_is_gone() -> None:
+    types = Types()
+    kept = weakref.ref(types.derived())
+    gc.collect()
+    assert kept() is None
+    types.changed()
 
 
 def test_results_are_any_until_they_are_expected() -> None:

@@ -1,10 +1,10 @@
 """Which types the values of calls, results and items have, so that they are decoded once, straight into them.
 
 Invariants: target names are compared without regard to case; an entry that msgspec cannot decode is refused when it
-is made, never when a message arrives; `revision` changes with every change of the targets, so decoders may keep
-what they derived.
+is made, never when a message arrives; what was derived from the targets is forgotten as soon as one changes.
 """
 
+import weakref
 from typing import Any
 
 import msgspec
@@ -15,18 +15,14 @@ __all__ = ["Types", "misfit"]
 
 
 class Types:
-    """A table of expected types; the same one serves any number of decoders.
+    """A table of expected types; the same one serves any number of decoders."""
 
-    Attributes:
-        revision: grows whenever a target is added, changed or removed.
-    """
-
-    __slots__ = ("_results", "_targets", "revision")
+    __slots__ = ("_derived", "_results", "_targets")
 
     def __init__(self) -> None:
         self._targets: dict[str, tuple[Any, ...]] = {}
         self._results: dict[str, Any] = {}
-        self.revision = 0
+        self._derived: weakref.WeakSet[_Derived] = weakref.WeakSet()
 
     def expect(self, target: str, *argument_types: Any) -> None:
         """Decode the arguments of a target into these types, one for each; a call with another number of them fails.
@@ -42,7 +38,7 @@ class Types:
         for kind in argument_types:
             _check(kind, f"an argument of {target!r}")
         self._targets[target.lower()] = argument_types
-        self.revision += 1
+        self.changed()
 
     def copy(self) -> "Types":
         """The same targets in a table of its own; ids of results belong to one connection and stay behind."""
@@ -53,7 +49,18 @@ class Types:
     def forget(self, target: str) -> None:
         """Decode a target's arguments as plain values again; unknown targets are left alone."""
         if self._targets.pop(target.lower(), None) is not None:
-            self.revision += 1
+            self.changed()
+
+    def derived(self) -> dict[Any, Any]:
+        """An empty dictionary for what is worked out from the targets; each change of them empties it again."""
+        derived = _Derived()
+        self._derived.add(derived)
+        return derived
+
+    def changed(self) -> None:
+        """Forget what was derived: a target changed here, or what is done with it elsewhere."""
+        for derived in self._derived:
+            derived.clear()
 
     def arguments(self, target: str) -> tuple[Any, ...] | None:
         """The expected types of a target's arguments, None for plain values."""
@@ -76,6 +83,11 @@ class Types:
     def result(self, call_id: str) -> Any:
         """The expected type under an id, `Any` for plain values."""
         return self._results.get(call_id, Any)
+
+
+class _Derived(dict[Any, Any]):
+    __slots__ = ("__weakref__",)
+    __hash__ = object.__hash__  # type: ignore[assignment] # one among others, whatever it holds
 
 
 def misfit(expected: tuple[Any, ...] | None, given: int, error: Exception) -> str:

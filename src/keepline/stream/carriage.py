@@ -7,13 +7,14 @@ and its socket is dropped without a goodbye first; `ended` is called once, befor
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keepline.clock import Clock
 from keepline.errors import APIError, KeeplineError
 from keepline.stream.dialling import Dialled, Dialler
 from keepline.stream.port import Lost
+from keepline.stream.straight import Receive
 from keepline.stream.transport import Ending, EndingKind, Receiver, Transport
 from keepline.stream.wire import HubWire, Phase
 from keepline.stream.wire_events import Closed, CloseReason, WireEvent
@@ -50,8 +51,9 @@ class Carriage:
         wire: the conversation, not opened yet.
         dialler: makes the transport of a reattach.
         dialled: the first transport.
-        deliver: takes the calls that nobody waits for out of what happened; must not raise.
-        sink: gets the rest, in order, from the reader and the timer; must not raise.
+        receive: takes what arrives to the wire, delivers the calls that nobody waits for, and gives what else happened
+            (`straight`); must not raise.
+        sink: gets that, in order, from the reader and the timer; must not raise.
         ended: is told how the conversation ended, and which way the wire calls it; must not raise.
         reattaching: is told when a reattach begins (True) and when it succeeded (False).
         clock: time.
@@ -68,8 +70,8 @@ class Carriage:
         dialler: Dialler,
         dialled: Dialled,
         *,
-        deliver: Callable[[list[WireEvent]], list[WireEvent]],
-        sink: Callable[[list[WireEvent]], None],
+        receive: Receive,
+        sink: Callable[[Sequence[WireEvent]], None],
         ended: Callable[[Lost, CloseReason], None],
         reattaching: Callable[[bool], None],
         tap: Callable[[bytes | str, float], None] | None,
@@ -81,7 +83,7 @@ class Carriage:
         self.tap = tap
         self._dialler = dialler
         self._dialled = dialled
-        self._deliver = deliver
+        self._receive = receive
         self._sink = sink
         self._ended = ended
         self._reattaching = reattaching
@@ -146,14 +148,14 @@ class Carriage:
 
     def _receiver(self) -> Receiver:
         """The hot path: one call per chunk. What a call from the server does to the wire shows in other events."""
-        clock, hear, deliver = self._now, self.wire.receive, self._deliver
+        clock, hear = self._now, self._receive
         stateful = self._dialled.stateful
 
         def receive(data: bytes) -> None:
             now = self.received_at = clock()
             if self.tap is not None:
                 self.tap(data, now)
-            rest = deliver(hear(data, now))
+            rest = hear(data, now)
             if rest:
                 self._sink(rest)
                 self._look_for_end(rest)
@@ -205,7 +207,7 @@ class Carriage:
 
     # ------------------------------------------------------------------------------------------- ends
 
-    def _look_for_end(self, events: list[WireEvent], kind: EndingKind | None = None) -> None:
+    def _look_for_end(self, events: Sequence[WireEvent], kind: EndingKind | None = None) -> None:
         """`Closed` comes once and last."""
         said = events[-1] if events else None
         if type(said) is not Closed or self._over.is_set():

@@ -5,7 +5,7 @@ Invariants: the same message survives both encodings; a decoder never raises for
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from keepline.errors import ConfigError
 from keepline.stream.binding import Types
@@ -22,10 +22,19 @@ class Decoder(Protocol):
     """Turns what arrives on one connection into messages.
 
     Attributes:
-        plain: what `feed` gave last is one call that wants no answer, as most frames are.
+        limit: the largest message.
     """
 
-    plain: bool
+    limit: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte begins a message."""
+        ...
+
+    def plain(self, target: str) -> tuple[bytes, Callable[[bytes], Any]]:
+        """What stands before the arguments in a plain call of a target, and what decodes the arguments."""
+        ...
 
     def feed(self, data: bytes | str) -> list[Decoded]:
         """What is complete now, in order; after a `Malformed` always nothing."""

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from keepline.stream.binding import Types, misfit
-from keepline.stream.framing import LARGEST_MESSAGE, RECORD_SEPARATOR, Oversize, RecordSplitter
+from keepline.stream.framing import LARGEST_MESSAGE, Oversize, RecordSplitter
 from keepline.stream.messages import (
     Ack,
     BindingFailure,
@@ -37,7 +37,6 @@ __all__ = ["JsonDecoder"]
 _NOTHING: Final = msgspec.Raw()
 _ARGUMENTS: Final = b',"arguments":'
 _BRACE: Final = 0x7D
-_HINT: Final = slice(20, 36)  # the place of a target's first letters in a plain call
 _Read: TypeAlias = Callable[[bytes], Any]
 _PING: Final = Ping()
 _LEARNT: Final = (
@@ -120,42 +119,34 @@ class JsonDecoder:
         max_message_bytes: the largest message, separator included.
 
     Attributes:
-        plain: what `feed` gave last is one call that wants no answer.
+        limit: `max_message_bytes`.
     """
 
-    __slots__ = (
-        "_at_once",
-        "_frequent",
-        "_learnt",
-        "_limit",
-        "_over",
-        "_readers",
-        "_revision",
-        "_splitter",
-        "_types",
-        "plain",
-    )
+    __slots__ = ("_learnt", "_over", "_readers", "_splitter", "_types", "limit")
 
     def __init__(
         self, types: Types | None = None, *, max_message_bytes: int = LARGEST_MESSAGE
     ) -> None:
         self._types = types or Types()
         self._splitter = RecordSplitter(max_message_bytes)
-        self._limit = max_message_bytes
-        self._revision = self._types.revision
-        self._learnt: dict[bytes, tuple[str, _Read]] = {}  # by all bytes before the arguments
-        self._at_once: dict[
-            bytes, tuple[bytes, int, str, _Read]
-        ] = {}  # by some of them, to look at first
-        self._frequent = self._at_once  # empty while the beginning of a message is kept
-        self.plain = False
+        self.limit = max_message_bytes
+        self._learnt: dict[bytes, tuple[str, _Read]] = self._types.derived()  # by their beginning
         self._readers: dict[Any, Callable[[bytes | msgspec.Raw], Any]] = {Any: _read_any}
         self._over = False
 
     def reset(self) -> None:
         """A new transport carries the same conversation: forget the beginning of an unfinished message."""
         self._splitter.clear()
-        self._frequent = self._at_once
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte begins a message."""
+        return self._splitter.empty
+
+    def plain(self, target: str) -> tuple[bytes, _Read]:
+        """What stands before the arguments in a plain call of a target, and what decodes the arguments."""
+        head = b'{"type":1,"target":' + msgspec.json.encode(target) + _ARGUMENTS
+        return head, _arguments_reader(self, self._types.arguments(target))
 
     def feed(self, data: bytes | str) -> list[Decoded]:
         """What is complete now, in order; after a `Malformed` always nothing."""
@@ -164,26 +155,9 @@ class JsonDecoder:
         try:
             if isinstance(data, str):
                 data = data.encode()
-            if self._revision != self._types.revision:
-                self._unlearn()
-            known = self._frequent.get(data[_HINT])
-            if known is not None and data.find(RECORD_SEPARATOR) == len(data) - 1 < self._limit:
-                # as most frames, this one holds one whole message, which seems to be a plain call
-                head, begin, target, read = known
-                try:
-                    if data[-2] == _BRACE and data.startswith(head):
-                        calls: list[Decoded] = [Invocation(target, read(data[begin:-2]))]
-                        self.plain = True
-                        return calls
-                except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
-                    pass
-            self.plain = False
-            records = self._splitter.feed(data)
-            self._frequent = self._at_once if self._splitter.empty else {}
-            return self._records(records)
+            return self._records(self._splitter.feed(data))
         except (Oversize, UnicodeEncodeError) as error:
             self._over = True
-            self.plain = False
             return [Malformed(str(error))]
 
     def _records(self, records: list[bytes]) -> list[Decoded]:
@@ -197,7 +171,7 @@ class JsonDecoder:
                     if rest[-1] == _BRACE:
                         out.append(Invocation(known[0], known[1](rest[:-1])))
                         continue
-                except Exception:  # noqa: S110 (as above)
+                except Exception:  # noqa: S110 (also what a Struct of the caller raises: below it gets its words)
                     pass
             message = self._general(record)
             if message is None:
@@ -212,19 +186,9 @@ class JsonDecoder:
 
     def _learn(self, head: bytes, call: Invocation) -> None:
         """Remember the bytes before the arguments, when they are the shortest way to say this call."""
-        plain = b'{"type":1,"target":' + msgspec.json.encode(call.target)
-        if head == plain and len(self._learnt) < _LEARNT:
-            read = _arguments_reader(self, self._types.arguments(call.target))
+        plain, read = self.plain(call.target)
+        if head + _ARGUMENTS == plain and len(self._learnt) < _LEARNT:
             self._learnt[head] = (call.target, read)
-            whole = head + _ARGUMENTS
-            hint = (whole + b"[")[_HINT]
-            self._at_once.setdefault(hint, (whole, len(whole), call.target, read))
-
-    def _unlearn(self) -> None:
-        """Other types are expected now."""
-        self._learnt.clear()
-        self._at_once.clear()
-        self._revision = self._types.revision
 
     def _general(self, record: bytes) -> Decoded | None:
         try:

@@ -40,6 +40,7 @@ _PING: Final = Ping()
 _LEARNT: Final = (
     1024  # beginnings of calls that are remembered; a peer cannot make us remember more
 )
+_PLAIN: Final = b"\x96\x01\x80\xc0"  # six items: a call, no headers, no id
 _SHORTEST: Final = 7  # bytes of `[1, {}, nil, "X", [], []]`, less one
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 _FAILED, _VOID, _VALUE = 1, 2, 3
@@ -75,38 +76,36 @@ class MessagePackDecoder:
         max_message_bytes: the largest message without its length.
 
     Attributes:
-        plain: what `feed` gave last is one call that wants no answer.
+        limit: `max_message_bytes`.
     """
 
-    __slots__ = (
-        "_kept",
-        "_learnt",
-        "_limit",
-        "_missing",
-        "_over",
-        "_readers",
-        "_revision",
-        "_types",
-        "plain",
-    )
+    __slots__ = ("_kept", "_learnt", "_missing", "_over", "_readers", "_types", "limit")
 
     def __init__(
         self, types: Types | None = None, *, max_message_bytes: int = LARGEST_MESSAGE
     ) -> None:
         self._types = types or Types()
-        self._limit = max_message_bytes
-        self._revision = self._types.revision
-        self._learnt: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {}
+        self.limit = max_message_bytes
+        self._learnt: dict[bytes, tuple[str, Callable[[bytes], Any]]] = self._types.derived()
         self._readers: dict[Any, Callable[[bytes | msgspec.Raw], Any]] = {Any: _read_any}
         self._kept: list[bytes] = []
         self._missing = 0  # bytes without which the first kept message cannot be complete
         self._over = False
-        self.plain = False
 
     def reset(self) -> None:
         """A new transport carries the same conversation: forget the beginning of an unfinished message."""
         self._kept.clear()
         self._missing = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte begins a message."""
+        return not self._kept
+
+    def plain(self, target: str) -> tuple[bytes, Callable[[bytes], Any]]:
+        """What stands before the arguments in a plain call of a target, and what decodes the arguments."""
+        head = _PLAIN + msgspec.msgpack.encode(target)
+        return head, self._arguments_reader(self._types.arguments(target))
 
     def feed(self, data: bytes | str) -> list[Decoded]:
         """What is complete now, in order; after a `Malformed` always nothing."""
@@ -115,9 +114,6 @@ class MessagePackDecoder:
         out: list[Decoded] = []
         if isinstance(data, str):
             return self._end(out, "text arrived where binary messages are spoken")
-        if self._revision != self._types.revision:
-            self._learnt.clear()
-            self._revision = self._types.revision
         if self._kept:
             self._kept.append(data)
             self._missing -= len(data)
@@ -125,11 +121,6 @@ class MessagePackDecoder:
                 return out
             data = b"".join(self._kept)
             self._kept.clear()
-        elif (call := self._one(data)) is not None:
-            out.append(call)
-            self.plain = True
-            return out
-        self.plain = False
         try:
             at = self._messages(data, out)
         except Oversize as error:
@@ -138,24 +129,9 @@ class MessagePackDecoder:
             self._kept.append(data[at:])
         return out
 
-    def _one(self, data: bytes) -> Invocation | None:
-        """The plain call that the data is, as most frames are; None when it seems to be something else."""
-        try:
-            size, begin = data[0], 1
-            if size > 0x7F:
-                size, begin = size & 0x7F | data[1] << 7, 2
-            if begin + size == len(data) and data[-1] == 0x90 and size <= self._limit:
-                arguments = begin + data[begin + 4] - 0x9B
-                known = self._learnt.get(data[begin:arguments])
-                if known is not None:
-                    return Invocation(known[0], known[1](data[arguments:-1]))
-        except Exception:  # noqa: S110 (also what a Struct of the caller raises: the general way has its words)
-            pass
-        return None
-
     def _messages(self, data: bytes, out: list[Decoded]) -> int:
         """Appends the complete messages and gives the place where the unfinished one begins."""
-        at, end, limit, learnt = 0, len(data), self._limit, self._learnt
+        at, end, limit, learnt = 0, len(data), self.limit, self._learnt
         while at < end:
             size, begin = data[at], at + 1
             if size > 0x7F:
@@ -198,19 +174,12 @@ class MessagePackDecoder:
 
     def _learn(self, body: bytes, call: Invocation) -> None:
         """Remember the bytes before the arguments, when they are the usual way to say this call."""
-        plain = b"\x96\x01\x80\xc0" + msgspec.msgpack.encode(call.target)
-        if (
-            body.startswith(plain)
-            and plain[4] < 0xC0
-            and len(plain) > 5
-            and len(self._learnt) < _LEARNT
-        ):
-            expected = self._types.arguments(call.target)
-            self._learnt[plain] = (call.target, self._arguments_reader(expected))
+        plain, read = self.plain(call.target)
+        if body.startswith(plain) and plain[4] < 0xC0 and len(self._learnt) < _LEARNT:
+            self._learnt[plain] = (call.target, read)
 
     def _end(self, out: list[Decoded], reason: str) -> list[Decoded]:
         self._over = True
-        self.plain = False
         out.append(Malformed(reason))
         return out
 

@@ -21,6 +21,7 @@ from keepline.stream.events import ConnectionState
 from keepline.stream.messages import Invocation
 from keepline.stream.plan import Plan
 from keepline.stream.port import Lost
+from keepline.stream.straight import straight
 from keepline.stream.tokens import StreamTokenSource
 from keepline.stream.uploads import Uploads, split
 from keepline.stream.wire import HubWire
@@ -371,11 +372,12 @@ class SignalRConnection:
         dialled = await dialler.dial()
         loop = asyncio.get_running_loop()
         self.transport, self.connection_id = dialled.transport.name, dialled.connection_id
+        wire = self._plan.wire(dialled, self.types)
         self._carriage = Carriage(
-            self._plan.wire(dialled, self.types),
+            wire,
             dialler,
             dialled,
-            deliver=self._answering.dispatch.deliver,
+            receive=straight(wire, self._answering.dispatch),
             sink=self._heard,
             ended=self._ended,
             reattaching=self._reattaching,
@@ -394,7 +396,7 @@ class SignalRConnection:
             await self._uploads.stop()
             await self._answering.stop()
 
-    def _heard(self, events: list[WireEvent]) -> None:
+    def _heard(self, events: Sequence[WireEvent]) -> None:
         """What happened, in order, without the calls that nobody waits for: those were delivered before."""
         for happened in events:
             hear = _HEARD.get(type(happened))

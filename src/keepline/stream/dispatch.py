@@ -28,9 +28,14 @@ class Dispatch:
         failed: is told of a handler that raised: the call and the error. It must not raise.
         returned: is given what a handler returned, unless that is None: the call and the value (a coroutine to run, an
             answer that nobody waits for). It must not raise.
+
+    Attributes:
+        types: as given; None makes a table.
+        failed: as given.
+        returned: as given.
     """
 
-    __slots__ = ("_failed", "_handlers", "_returned", "_spelt", "types")
+    __slots__ = ("_handlers", "_spelt", "failed", "returned", "types")
 
     def __init__(
         self,
@@ -40,10 +45,12 @@ class Dispatch:
         returned: Callable[[Invocation, Any], None],
     ) -> None:
         self.types = types if types is not None else Types()
-        self._failed = failed
-        self._returned = returned
+        self.failed = failed
+        self.returned = returned
         self._handlers: dict[str, tuple[Handler, ...]] = {}
-        self._spelt: dict[str, tuple[Handler, ...]] = {}  # by the peer's own spelling
+        self._spelt: dict[str, tuple[Handler, ...]] = (
+            self.types.derived()
+        )  # as the peer spells them
 
     def on(self, target: str, handler: Handler, *argument_types: Any) -> Callable[[], None]:
         """Give the calls of a target to a handler too.
@@ -82,7 +89,7 @@ class Dispatch:
 
     def _set(self, name: str, handlers: tuple[Handler, ...]) -> None:
         self._handlers[name] = handlers
-        self._spelt.clear()
+        self.types.changed()
 
     def handlers(self, target: str) -> tuple[Handler, ...]:
         """The handlers of a target, in the order in which they were added."""
@@ -112,8 +119,8 @@ class Dispatch:
                 try:
                     result = handler(*event.arguments)
                 except Exception as error:
-                    self._failed(event, error)
+                    self.failed(event, error)
                     continue
                 if result is not None:
-                    self._returned(event, result)
+                    self.returned(event, result)
         return rest

@@ -104,11 +104,17 @@ class HubWire:
         replay_bytes: unacknowledged bytes from which on `blocked` asks senders to wait.
         max_message_bytes: the largest message that may arrive.
         inherent_keep_alive: the transport itself proves life (long polling): no pings, no server timeout.
+
+    Attributes:
+        decoder: of what arrives.
+        heard: when the newest bytes arrived.
+        straight: whether a frame that is one plain call may go straight to its handlers instead of to `receive`, with
+            no more to do here than to set `heard`: the conversation is open, nothing is counted and nothing is kept.
     """
 
-    __slots__ = ("_buffer", "_codec", "_decoder", "_feed", "_handshake_timeout", "_heard", "_inherent", "_keep_alive",
-                 "_ledger", "_now", "_out", "_phase", "_ping_at", "_reader", "_resuming", "_server_timeout",
-                 "_shake_by", "_types")  # fmt: skip
+    __slots__ = ("_buffer", "_codec", "_handshake_timeout", "_inherent", "_keep_alive", "_ledger", "_now", "_out",
+                 "_phase", "_ping_at", "_reader", "_resuming", "_server_timeout", "_shake_by", "_types", "decoder",
+                 "heard", "straight")  # fmt: skip
 
     def __init__(
         self,
@@ -125,8 +131,7 @@ class HubWire:
     ) -> None:
         self._codec = codec
         self._types = types if types is not None else Types()
-        self._decoder = codec.decoder(self._types, max_message_bytes=max_message_bytes)
-        self._feed = self._decoder.feed
+        self.decoder = codec.decoder(self._types, max_message_bytes=max_message_bytes)
         self._keep_alive = keep_alive
         self._server_timeout = server_timeout
         self._handshake_timeout = handshake_timeout
@@ -137,7 +142,13 @@ class HubWire:
         self._out: list[bytes] = []
         self._ledger = Ledger(self._types)
         self._resuming = False
-        self._now = self._heard = self._ping_at = self._shake_by = 0.0
+        self.straight = False
+        self._now = self.heard = self._ping_at = self._shake_by = 0.0
+
+    @property
+    def binary(self) -> bool:
+        """Whether the encoding needs binary frames."""
+        return self._codec.binary
 
     @property
     def phase(self) -> Phase:
@@ -162,7 +173,7 @@ class HubWire:
             return self._shake_by
         if self._phase is not Phase.OPEN:
             return None
-        due = [] if self._inherent else [self._ping_at, self._heard + self._server_timeout]
+        due = [] if self._inherent else [self._ping_at, self.heard + self._server_timeout]
         if self._buffer is not None and self._buffer.deadline is not None:
             due.append(self._buffer.deadline)
         return min(due, default=None)
@@ -186,21 +197,24 @@ class HubWire:
     def receive(self, data: bytes | str, now: float) -> list[WireEvent]:
         """Bytes arrived; what they mean, in order."""
         if self._phase is _OPEN:
-            self._heard = now
+            self.heard = now
             messages = self._feed(data)
             if self._buffer is None:
-                if self._decoder.plain:
-                    return messages  # type: ignore[return-value]
                 for message in messages:
                     if type(message) is not Invocation or message.id is not None:
                         break
-                else:  # several such calls: they are the events
+                else:  # plain calls alone: they are the events
                     return messages  # type: ignore[return-value]
             return self._messages(messages, len(data), now)
         if self._phase is Phase.HANDSHAKE:
-            self._heard = now
+            self.heard = now
             return self._shake(data, now)
         return []
+
+    def _feed(self, data: bytes | str) -> list[Decoded]:
+        messages = self.decoder.feed(data)
+        self.straight = self._buffer is None and self.decoder.idle
+        return messages
 
     def expire(self, now: float) -> list[WireEvent]:
         """Time passed: pings and acknowledgements become due, patience ends."""
@@ -210,7 +224,7 @@ class HubWire:
             return self._end(CloseReason.HANDSHAKE_TIMEOUT, words)
         if self._phase is not Phase.OPEN:
             return []
-        if not self._inherent and now >= self._heard + self._server_timeout:
+        if not self._inherent and now >= self.heard + self._server_timeout:
             words = f"nothing arrived from the server for {self._server_timeout:g} s"
             return self._end(CloseReason.SILENT, words)
         self._acknowledge(now)
@@ -236,7 +250,7 @@ class HubWire:
             return self._end(CloseReason.LOST, error)
         self._phase = Phase.LOST
         self._out.clear()  # what is counted is kept in the buffer, the rest belongs to the old transport
-        self._decoder.reset()
+        self.decoder.reset()
         return []
 
     def reattached(self, now: float) -> None:
@@ -245,7 +259,7 @@ class HubWire:
             raise errors.Closed("nothing is lost here that could be reattached")
         self._phase = Phase.OPEN
         self._resuming = True
-        self._now = self._heard = now
+        self._now = self.heard = now
         first, kept = self._buffer.begin()
         self._say(SequenceMessage(first))
         self._out += kept
@@ -257,6 +271,7 @@ class HubWire:
         if self._phase is Phase.OPEN:
             self._say(Close(error))
         self._phase = Phase.CLOSED
+        self.straight = False
         return [Closed(CloseReason.OURS, False, error or "")]
 
     # --- what we say ---
@@ -338,7 +353,7 @@ class HubWire:
             self._buffer.sent(framed)
         if self._phase is Phase.OPEN:
             self._out.append(framed)
-            self._ping_at = max(self._now, self._heard) + self._keep_alive
+            self._ping_at = max(self._now, self.heard) + self._keep_alive
 
     # --- what we hear ---
 
@@ -357,8 +372,7 @@ class HubWire:
         if not self._inherent:
             self._say(Ping())
         rest = read[1]
-        glued = self._messages(self._feed(rest), len(rest), now) if rest else []
-        return [HandshakeDone(), *glued]
+        return [HandshakeDone(), *self._messages(self._feed(rest), len(rest), now)]
 
     def _messages(self, messages: list[Decoded], size: int, now: float) -> list[WireEvent]:
         events: list[WireEvent] = []
@@ -447,6 +461,7 @@ class HubWire:
         self, reason: CloseReason, error: str, *, allow_reconnect: bool = True
     ) -> list[WireEvent]:
         self._phase = Phase.CLOSED
+        self.straight = False
         return [Closed(reason, allow_reconnect, error)]
 
 
