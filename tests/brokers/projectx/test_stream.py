@@ -343,11 +343,12 @@ async def test_a_plain_function_is_called_too(desk: Desk) -> None:
     assert quote.instrument == CONTRACT
 
 
-async def test_who_is_too_slow_for_his_fills_is_told_of_and_the_view_has_them(desk: Desk) -> None:
-    events, positions, go_on = Told(), Told(), asyncio.Event()
+async def test_who_is_too_slow_for_his_fills_is_told_of_and_gets_them_later(desk: Desk) -> None:
+    events, positions, fills, go_on = Told(), Told(), Told(), asyncio.Event()
 
-    async def slow(_: Fill) -> None:
+    async def slow(fill: Fill) -> None:
         await go_on.wait()
+        await fills(fill)
 
     narrow = StreamSettings(backoff=(0.0,), jitter=0.0, mailbox=1)
     async with desk.live(settings=narrow) as stream:
@@ -361,6 +362,8 @@ async def test_who_is_too_slow_for_his_fills_is_told_of_and_the_view_has_them(de
         assert (told.stream, told.channel) == ("projectx.user", "fill")
         assert len(stream.view.fills) == 3
         go_on.set()
+        got = await fills.until(lambda items: len(items) == 3)
+        assert {fill.id for fill in got} == set(stream.view.fills)
 
 
 async def test_what_is_known_says_when_and_how_well(desk: Desk) -> None:
@@ -417,7 +420,7 @@ async def test_an_order_whose_answer_was_lost_is_known_by_its_event(
     desk: Desk, tmp_path: Path
 ) -> None:
     async with desk.live() as stream, desk.gateway(tmp_path / "orders") as gateway:
-        stream.observe_with(gateway.observe)
+        stream.feed(gateway)
         desk.sandbox.fault("order_answer_lost", on=["order"])
         outcome = await gateway.place(desk.intent(1))
     assert (outcome.state, outcome.how) == (OutcomeState.ACCEPTED, "stream")
@@ -433,8 +436,9 @@ async def test_whose_account_is_not_followed_or_whose_quotes_are_old_is_refused(
             stream.require_live(desk.intent(1, account="9"))
         desk.sandbox.fault("silent", on=["market_hub"])
         stream.on_quote(quotes)
-        with pytest.raises(StreamNotLive, match="GatewayQuote"):
-            stream.require_live(desk.intent(1))
+        for about in (desk.intent(1), CONTRACT):
+            with pytest.raises(StreamNotLive, match="GatewayQuote"):
+                stream.require_live(about)
         assert not stream.is_live
         stream.require_live(desk.intent(1, instrument="CON.F.US.MNQ.Z26"))
         desk.sandbox.clear_faults()
@@ -546,14 +550,16 @@ async def test_what_was_not_asked_for_cannot_be_listened_to(desk: Desk) -> None:
     with pytest.raises(ConfigError, match="no contract was given"):
         accounts_only.on_quote(print)
     market_only = desk.stream(accounts=(), contracts=[CONTRACT])
-    for ask in (market_only.on_fill, market_only.on_discrepancy, market_only.observe_with):
-        with pytest.raises(ConfigError, match="no account was given"):
+    for ask in (market_only.on_fill, market_only.on_discrepancy, market_only.feed):
+        with pytest.raises(ConfigError, match="no account is followed"):
             ask(print)
     with pytest.raises(ConfigError, match="a callback is a function"):
         market_only.on_quote("print")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="contract"):
         market_only.on_quote(print, "")
     assert market_only.reconciled_at is None
+    with pytest.raises(StreamNotLive, match=f"nothing is known of {CONTRACT}"):
+        accounts_only.require_live(CONTRACT)
 
 
 async def test_a_token_is_nowhere_to_be_seen(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

@@ -438,8 +438,8 @@ async def test_a_recorded_stream_plays_through_the_same_code(desk: Desk, tmp_pat
 async def test_market_data_alone_follows_no_accounts(desk: Desk) -> None:
     stream = desk.stream()
     for listen in (stream.on_order, stream.on_fill, stream.on_position, stream.on_account,
-                   stream.on_discrepancy, stream.on_activity, stream.observe_with):  # fmt: skip
-        with pytest.raises(ConfigError, match="no accounts are followed"):
+                   stream.on_discrepancy, stream.on_activity, stream.observe_with, stream.feed):  # fmt: skip
+        with pytest.raises(ConfigError, match="no account is followed"):
             listen(print)
     with pytest.raises(ConfigError):
         _ = stream.view

@@ -10,13 +10,8 @@ the token in the address.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from functools import partial
-from types import TracebackType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
-from keepline.brokers.account_events import AccountEvents, Observe
-from keepline.brokers.base import OrderIntent
 from keepline.brokers.listening import without_key
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.quotes import QuoteMerger
@@ -31,35 +26,23 @@ from keepline.brokers.projectx.stream_topics import (
     user_topics,
     venue_time,
 )
+from keepline.brokers.stream import BrokerStream
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import ConfigError, StreamNotLive
+from keepline.errors import ConfigError
 from keepline.model import Account, Fill, Order, Position, Quote
 from keepline.stream.calendar import CME_FUTURES, SessionCalendar
-from keepline.stream.delivery import Callback, Overflow
-from keepline.stream.events import ConnectionState, EventKind, StreamEvent
-from keepline.stream.health import HealthStatus
+from keepline.stream.delivery import Callback
+from keepline.stream.events import EventKind, StreamEvent
 from keepline.stream.manager import StreamManager, Until
-from keepline.stream.played_snapshots import PlayedSnapshots, RecordedSnapshots
-from keepline.stream.port import Link, Topic, key_of_first_text
+from keepline.stream.port import Link
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.redial import DialLimiter
-from keepline.stream.routing import Router
 from keepline.stream.settings import StreamSettings
-from keepline.stream.snapshot import Discrepancy, SnapshotSource
+from keepline.stream.snapshot import SnapshotSource
 from keepline.stream.tokens import StreamTokenSource
-from keepline.stream.view import AccountView
 
 __all__ = ["ProjectXStream"]
 
-_EVENTS = "event"
-_WORSE_FIRST = (
-    ConnectionState.FAILED,
-    ConnectionState.DISCONNECTED,
-    ConnectionState.RECONNECTING,
-    ConnectionState.CONNECTING,
-    ConnectionState.CONNECTED,
-)
-_WORST_FIRST = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED, HealthStatus.HEALTHY)
 # at the end, so that nobody takes the old for the present, and at the beginning, for what still came after the end
 _GAPS = (EventKind.LOST, EventKind.CONNECTED)
 
@@ -71,7 +54,7 @@ class _Announcing(Protocol):
     def subscribe(self, callback: Callable[[Any], Any]) -> Callable[[], None]: ...
 
 
-class ProjectXStream:
+class ProjectXStream(BrokerStream):
     """Accounts and markets of one ProjectX user, streamed.
 
     Use it as an asynchronous context manager, or call `connect` and `disconnect`. It serves one life: after
@@ -128,8 +111,12 @@ class ProjectXStream:
         clock: Clock = SYSTEM_CLOCK,
         **options: Any,
     ) -> None:
-        self.name = name
-        self.accounts = account_ids(accounts)
+        super().__init__(
+            name=name,
+            accounts=account_ids(accounts),
+            settings=settings or StreamSettings(),
+            clock=clock,
+        )
         self.contracts = contract_ids(contracts)
         if not self.accounts and not self.contracts:
             raise ConfigError("give accounts, contracts or both", key="accounts")
@@ -153,24 +140,19 @@ class ProjectXStream:
         )
         self._cadence, self._session = quote_cadence, session
         self._renew_after = renew_after
-        self._clock = clock
-        self._settings = settings or StreamSettings()
-        self._listeners = Router(
-            key_of=key_of_first_text,
-            mailbox=self._settings.mailbox,
-            on_overflow=self._overflowed,
-            clock=clock,
-        )
-        self._events: AccountEvents | None = None
         self._user: StreamManager | None = None
         self._market: StreamManager | None = None
         if self.accounts:
-            recorded = record is not None
-            self._events = self._account_events(client, snapshots, reconcile, recorded=recorded)
+            events = self._follow(
+                self._source(client, snapshots),
+                reconcile,
+                name=f"{name}.user",
+                note_snapshot=None if record is None else self._links.note_snapshot,
+            )
             self._user = self._manager("user", dial_limiter)
             for topic in user_topics(self.accounts):
                 self._user.subscribe(topic)
-            self._user.add_reconciler(self._events.reconciliation)
+            self._user.add_reconciler(events.reconciliation)
         if self.contracts:
             self._market = self._manager("market", dial_limiter)
         self._managers = tuple(m for m in (self._user, self._market) if m is not None)
@@ -178,49 +160,15 @@ class ProjectXStream:
         self._renewed_at = 0.0
         self._ends: list[Callable[[], None]] = []
 
-    def _account_events(
-        self,
-        client: ProjectXClient | None,
-        snapshots: SnapshotSource | None,
-        reconcile: ReconcileSettings | None,
-        *,
-        recorded: bool,
-    ) -> AccountEvents:
+    @staticmethod
+    def _source(client: ProjectXClient | None, snapshots: SnapshotSource | None) -> SnapshotSource:
         if snapshots is None and client is None:
             raise ConfigError(
                 "accounts need one, to be asked for what a connection missed", key="client"
             )
-        source = snapshots or ProjectXSnapshots(cast(ProjectXClient, client))
-        events = AccountEvents(
-            RecordedSnapshots(source, self._links.note_snapshot) if recorded else source,
-            self.accounts,
-            name=f"{self.name}.user",
-            settings=reconcile,
-            mailbox=self._settings.mailbox,
-            on_overflow=self._overflowed,
-            clock=self._clock,
-        )
-        if isinstance(snapshots, PlayedSnapshots):
-            snapshots.on_offer(partial(events.reconciliation.suspect, reason="recorded"))
-        return events
+        return snapshots or ProjectXSnapshots(cast(ProjectXClient, client))
 
     # --- life ---
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.connect()
-        except BaseException:
-            await self.disconnect()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.disconnect()
 
     async def connect(self, *, until: Until = "connected") -> None:
         """Connect and stay connected; returns when everything is up.
@@ -249,10 +197,7 @@ class ProjectXStream:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
         await asyncio.gather(*(manager.disconnect() for manager in self._managers))
-        seconds = self._settings.stop_timeout
-        if self._events is not None:
-            await self._events.stop(drain_seconds=seconds)
-        await self._listeners.close(seconds)
+        await self._stop_telling()
 
     def renew(self, reason: str = "a newer token") -> None:
         """Take newer connections with a newly asked token, without a gap."""
@@ -260,106 +205,11 @@ class ProjectXStream:
         for manager in self._managers:
             manager.renew(reason)
 
-    # --- what may be believed ---
-
-    @property
-    def is_live(self) -> bool:
-        """Whether everything that is shown is the present."""
-        return all(manager.is_live for manager in self._managers)
-
-    @property
-    def state(self) -> ConnectionState:
-        """The worse of the two connections."""
-        return min((manager.state for manager in self._managers), key=_WORSE_FIRST.index)
-
-    @property
-    def health(self) -> HealthStatus:
-        """The worse of the two streams; `reasons` says why."""
-        return min((manager.health for manager in self._managers), key=_WORST_FIRST.index)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """What is wrong, in words; empty when nothing is."""
-        return tuple(
-            f"{manager.name}: {reason}" for manager in self._managers for reason in manager.reasons
-        )
-
-    def require_live(self, intent: OrderIntent | None = None) -> None:
-        """Refuse to go on while blind; as the `guard` of an `OrderGateway` it refuses new risk.
-
-        Args:
-            intent: what is to be done: its account must be followed and live, and its contract fresh when quotes of it
-                are wanted. Without one everything must be live.
-
-        Raises:
-            StreamNotLive: what is shown is not the present, with the reasons.
-        """
-        if intent is None:
-            for manager in self._managers:
-                manager.require_live()
-            return
-        if self._user is None or intent.account not in self.accounts:
-            reason = f"account {intent.account} is not followed"
-            raise StreamNotLive(
-                f"stream {self.name} is blind: {reason}", stream=self.name, reasons=[reason]
-            )
-        self._user.require_live()
-        if self._market is not None and self._wants_quotes(intent.instrument):
-            self._market.require_live(QUOTE, intent.instrument)
-
-    @property
-    def view(self) -> AccountView:
-        """Orders, fills, positions and balances as they are known; the present only while `is_live`.
-
-        Raises:
-            ConfigError: no account is followed.
-        """
-        return self._accounts_followed().view
-
-    @property
-    def reconciled_at(self) -> datetime | None:
-        """When the accounts were last found right, None for never or without accounts."""
-        return None if self._events is None else self._events.reconciliation.reconciled_at
+    # --- the market ---
 
     def quote(self, contract: str) -> Quote | None:
         """The quote of a contract as far as it was told on this connection, None before the first."""
         return self._quotes.get(contract)
-
-    @property
-    def managers(self) -> tuple[StreamManager, ...]:
-        """The streams themselves, for status and for calls of their own."""
-        return self._managers
-
-    # --- who is told ---
-
-    def on_order(self, callback: Callback, *, full: bool = False) -> Callable[[], None]:
-        """Call back with each state of an order, once; returns what ends it.
-
-        Args:
-            callback: a coroutine function runs on the loop, a plain function in a thread of its own.
-            full: give it the `Change`: the value, how it was before, and whether a snapshot told it (`recovered`).
-        """
-        return self._accounts_followed().listen(Order, callback, full=full)
-
-    def on_fill(self, callback: Callback, *, full: bool = False) -> Callable[[], None]:
-        """Call back with each fill, once, also those that were missed. As `on_order` otherwise."""
-        return self._accounts_followed().listen(Fill, callback, full=full)
-
-    def on_position(self, callback: Callback, *, full: bool = False) -> Callable[[], None]:
-        """Call back with each position that changed, flat ones too. As `on_order` otherwise."""
-        return self._accounts_followed().listen(Position, callback, full=full)
-
-    def on_account(self, callback: Callback, *, full: bool = False) -> Callable[[], None]:
-        """Call back with each balance that changed. As `on_order` otherwise."""
-        return self._accounts_followed().listen(Account, callback, full=full)
-
-    def on_discrepancy(self, callback: Callback) -> Callable[[], None]:
-        """Call back with each `Discrepancy` between what was known and what the broker shows; returns what ends it."""
-        return self._accounts_followed().listen(Discrepancy, callback)
-
-    def observe_with(self, observe: Observe) -> Callable[[], None]:
-        """Hand each order and fill to `OrderGateway.observe`, before any callback; returns what ends it."""
-        return self._accounts_followed().observe_with(observe)
 
     def on_quote(self, callback: Callback, *contracts: str) -> Callable[[], None]:
         """Call back with the newest whole quote; what a slow callback has no time for is passed over.
@@ -380,15 +230,6 @@ class ProjectXStream:
     def on_depth(self, callback: Callback, *contracts: str) -> Callable[[], None]:
         """Call back with the newest whole book. As `on_quote` otherwise."""
         return self._want(DEPTH, callback, contracts, None)
-
-    def on_event(self, callback: Callback) -> Callable[[], None]:
-        """Call back with each `StreamEvent` of both streams; returns what ends it."""
-        added = self._listeners.add(Topic(_EVENTS), callback, inline=False, conflate_by=None)
-
-        def end() -> None:
-            self._listeners.remove(added)
-
-        return end
 
     # --- how ---
 
@@ -412,14 +253,12 @@ class ProjectXStream:
 
         return end
 
-    def _wants_quotes(self, contract: str) -> bool:
-        wanted = () if self._market is None else self._market.standings
-        return any((one.topic.channel, one.topic.key) == (QUOTE, contract) for one in wanted)
+    def _require_account(self) -> None:
+        if self._user is not None:
+            self._user.require_live()
 
-    def _accounts_followed(self) -> AccountEvents:
-        if self._events is None:
-            raise ConfigError("no account was given: there is nothing to tell", key="accounts")
-        return self._events
+    def _quotes_of(self, instrument: str) -> tuple[StreamManager | None, str]:
+        return self._market, QUOTE
 
     def _manager(self, endpoint: Endpoint, limiter: DialLimiter | None) -> StreamManager:
         manager = StreamManager(
@@ -450,22 +289,7 @@ class ProjectXStream:
     def _told(self, event: StreamEvent) -> None:
         if event.kind in _GAPS and event.stream == f"{self.name}.market":
             self._quotes.forget()
-        self._listeners.push(self._listeners.route(_EVENTS, ""), (event,), "")
-
-    def _overflowed(self, overflow: Overflow) -> None:
-        if overflow.over or overflow.channel == _EVENTS:
-            return
-        words = f"{overflow.callback} is too slow: events of {overflow.channel} are lost to it"
-        self._told(
-            StreamEvent(
-                EventKind.OVERFLOW,
-                f"{self.name}.user",
-                self._clock.wall(),
-                overflow.channel,
-                "",
-                words,
-            )
-        )
+        super()._told(event)
 
     def _newer_token(self, _: Any) -> None:
         self.renew()
@@ -477,6 +301,3 @@ class ProjectXStream:
             await self._clock.sleep(due - self._clock.boottime())
             if self._clock.boottime() >= self._renewed_at + self._renew_after:
                 self.renew("the token's age")
-
-    def __repr__(self) -> str:
-        return f"<ProjectXStream {', '.join(map(repr, self._managers))}>"

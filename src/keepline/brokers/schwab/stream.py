@@ -8,12 +8,9 @@ user is not fought: it is said, and the next attempt waits minutes. A newer toke
 import inspect
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from functools import partial, wraps
 from typing import Any, Literal
 
-from keepline.brokers.account_events import AccountEvents, Observe
-from keepline.brokers.base import OrderIntent
 from keepline.brokers.checks import text
 from keepline.brokers.listening import without_key
 from keepline.brokers.schwab.client import SchwabClient
@@ -31,24 +28,19 @@ from keepline.brokers.schwab.streamer_topics import (
     topic_of,
 )
 from keepline.brokers.schwab.streamer_wire import MOST_KEYS
+from keepline.brokers.stream import BrokerStream
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import ConfigError, StreamNotLive
-from keepline.model import Account, Fill, Order, Position
+from keepline.errors import ConfigError
 from keepline.resilience.bearer import TokenSource
-from keepline.stream.delivery import Callback, Overflow
-from keepline.stream.events import ConnectionState, EventKind, StreamEvent
-from keepline.stream.health import HealthStatus
+from keepline.stream.delivery import Callback
 from keepline.stream.manager import StreamManager, Until
-from keepline.stream.played_snapshots import PlayedSnapshots, RecordedSnapshots
-from keepline.stream.port import Link, Topic, key_of_first_text
+from keepline.stream.port import Link, Topic
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.recorder import RecordedConnection
 from keepline.stream.redial import DialLimiter
-from keepline.stream.routing import Router
 from keepline.stream.settings import StreamSettings
-from keepline.stream.snapshot import Discrepancy, SnapshotSource
+from keepline.stream.snapshot import SnapshotSource
 from keepline.stream.tokens import StreamTokens
-from keepline.stream.view import AccountView
 
 __all__ = ["SCHWAB_STREAM", "SchwabStream"]
 
@@ -60,13 +52,11 @@ SCHWAB_STREAM = StreamSettings(
 )
 """What fits Schwab's streamer: one connection per user, one command at a time."""
 
-_EVENTS = "event"
-
 Remove = Callable[[], None]
 Exchange = Literal["nasdaq", "nyse", "options"]
 
 
-class SchwabStream:
+class SchwabStream(BrokerStream):
     """One user's stream.
 
     Args:
@@ -113,18 +103,11 @@ class SchwabStream:
         clock: Clock = SYSTEM_CLOCK,
         record: Callable[[str], RecordedConnection] | None = None,
     ) -> None:
-        self.name = name
-        self.accounts, self.symbols = _texts(accounts, "accounts"), _texts(symbols, "symbols")
-        self._clock = clock
-        self._settings = settings
-        self._events: AccountEvents | None = None
-        self._refresh: OrderRefresh | None = None
-        self._listeners = Router(
-            key_of=key_of_first_text,
-            mailbox=settings.mailbox,
-            on_overflow=self._overflowed,
-            clock=clock,
+        super().__init__(
+            name=name, accounts=_texts(accounts, "accounts"), settings=settings, clock=clock
         )
+        self.symbols = _texts(symbols, "symbols")
+        self._refresh: OrderRefresh | None = None
         source, seen = StreamTokens(tokens), SeenActivity()
         self._tap: RecordedConnection | None = None
 
@@ -151,43 +134,19 @@ class SchwabStream:
             clock=clock,
         )
         self._manager.on_event(self._told, inline=True)
+        self._managers = (self._manager,)
         if self.accounts:
-            taken = snapshots or SchwabSnapshots(client)
-            if record is not None:
-                taken = RecordedSnapshots(taken, self._note_snapshot)
-            self._follow(client, taken, reconcile)
-
-    def _follow(
-        self, client: SchwabClient, source: SnapshotSource, reconcile: ReconcileSettings | None
-    ) -> None:
-        self._events = AccountEvents(
-            source,
-            self.accounts,
-            name=self.name,
-            settings=reconcile,
-            mailbox=self._settings.mailbox,
-            on_overflow=self._overflowed,
-            clock=self._clock,
-        )
-        if isinstance(source, PlayedSnapshots):
-            suspect = self._events.reconciliation.suspect
-            source.on_offer(partial(suspect, reason="recorded"))
-        self._refresh = OrderRefresh(client, self._events, self.accounts)
-        self._manager.add_reconciler(self._events.reconciliation)
-        self._manager.subscribe(activity_topic())
+            events = self._follow(
+                snapshots or SchwabSnapshots(client),
+                reconcile,
+                name=name,
+                note_snapshot=None if record is None else self._note_snapshot,
+            )
+            self._refresh = OrderRefresh(client, events, self.accounts)
+            self._manager.add_reconciler(events.reconciliation)
+            self._manager.subscribe(activity_topic())
 
     # --- the connection ---
-
-    async def __aenter__(self) -> "SchwabStream":
-        try:
-            await self.connect()
-        except BaseException:
-            await self.disconnect()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.disconnect()
 
     async def connect(self, *, until: Until = "connected") -> None:
         """Connect and stay connected; returns when the stream is up.
@@ -206,11 +165,9 @@ class SchwabStream:
     async def disconnect(self) -> None:
         """Log out; what is subscribed stays so for the next `connect`."""
         await self._manager.disconnect()
-        seconds = self._settings.stop_timeout
-        if self._events is not None and self._refresh is not None:
+        if self._refresh is not None:
             await self._refresh.stop()
-            await self._events.stop(drain_seconds=seconds)
-        await self._listeners.close(seconds)
+        await self._stop_telling()
 
     def renew(self, reason: str = "a newer token") -> None:
         """Log in once more with a newly asked token; needed by nobody, since the token counts at the login alone."""
@@ -262,118 +219,10 @@ class SchwabStream:
 
     # --- accounts ---
 
-    def on_order(self, callback: Callback, *, full: bool = False) -> Remove:
-        """Call back with each change of an order, whether the stream or a snapshot told it.
-
-        Args:
-            callback: a coroutine function runs on the loop, a plain function in a thread of its own.
-            full: give it the `Change` (how it was before, whether a snapshot told it) instead of the value.
-
-        Raises:
-            ConfigError: no accounts are followed.
-        """
-        return self._followed().listen(Order, callback, full=full)
-
-    def on_fill(self, callback: Callback, *, full: bool = False) -> Remove:
-        """Call back with each fill, once."""
-        return self._followed().listen(Fill, callback, full=full)
-
-    def on_position(self, callback: Callback, *, full: bool = False) -> Remove:
-        """Call back with each change of a position; a flat one has the quantity 0."""
-        return self._followed().listen(Position, callback, full=full)
-
-    def on_account(self, callback: Callback, *, full: bool = False) -> Remove:
-        """Call back with each change of a balance."""
-        return self._followed().listen(Account, callback, full=full)
-
-    def on_discrepancy(self, callback: Callback) -> Remove:
-        """Call back with everything in which a snapshot and the stream disagreed."""
-        return self._followed().listen(Discrepancy, callback)
-
     def on_activity(self, callback: Callback) -> Remove:
         """Call back with the raw `AccountActivity`, of all accounts of the user; its data is documented loosely."""
         self._followed()
         return self._listen([activity_topic()], without_key(callback))
-
-    def observe_with(self, observe: Observe) -> Remove:
-        """Hand each order and fill to an order gateway (`OrderGateway.observe`) before any callback."""
-        return self._followed().observe_with(observe)
-
-    @property
-    def view(self) -> AccountView:
-        """What is known of the accounts; the present only while the stream is live.
-
-        Raises:
-            ConfigError: no accounts are followed.
-        """
-        return self._followed().view
-
-    # --- what may be believed ---
-
-    def on_event(self, callback: Callback) -> Remove:
-        """Call back with each `StreamEvent`: connected, first data, stale, reconciling, live, lost."""
-        added = self._listeners.add(Topic(_EVENTS), callback, inline=False, conflate_by=None)
-
-        def end() -> None:
-            self._listeners.remove(added)
-
-        return end
-
-    @property
-    def state(self) -> ConnectionState:
-        """Whether there is a connection, which says nothing about its data."""
-        return self._manager.state
-
-    @property
-    def health(self) -> HealthStatus:
-        """How far the stream can be relied on; `reasons` says why."""
-        return self._manager.health
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """What is wrong, in words; empty when nothing is."""
-        return self._manager.reasons
-
-    @property
-    def is_live(self) -> bool:
-        """Whether everything that is wanted shows the present."""
-        return self._manager.is_live
-
-    def require_live(self, about: OrderIntent | str | None = None) -> None:
-        """Refuse to go on while blind; as the `guard` of an `OrderGateway` it refuses new risk.
-
-        Args:
-            about: an intent (its account must be followed and live, and its symbol fresh when quotes of it are wanted),
-                or a symbol whose quotes must be fresh. Without either everything must be live.
-
-        Raises:
-            StreamNotLive: what is shown is not the present, with the reasons.
-        """
-        if about is None:
-            self._manager.require_live()
-        elif isinstance(about, str):
-            self._manager.require_live(service_of_quote(about), about)
-        elif about.account not in self.accounts:
-            reason = f"account …{about.account[-3:]} is not followed"
-            raise StreamNotLive(
-                f"stream {self.name} is blind: {reason}", stream=self.name, reasons=[reason]
-            )
-        else:
-            self._manager.require_live(ACCOUNT_ACTIVITY)
-            service = service_of_quote(about.instrument)
-            if any((one.topic.channel, one.topic.key) == (service, about.instrument)
-                   for one in self._manager.standings):  # fmt: skip
-                self._manager.require_live(service, about.instrument)
-
-    @property
-    def reconciled_at(self) -> datetime | None:
-        """When the accounts were last found right, None for never or without accounts."""
-        return None if self._events is None else self._events.reconciliation.reconciled_at
-
-    @property
-    def managers(self) -> tuple[StreamManager, ...]:
-        """What keeps the connection, for status and for calls of its own; here there is one."""
-        return (self._manager,)
 
     # --- how ---
 
@@ -410,10 +259,14 @@ class SchwabStream:
             raise
         return partial(_all, removes)
 
-    def _followed(self) -> AccountEvents:
-        if self._events is None:
-            raise ConfigError("no accounts are followed: name some", key="accounts")
-        return self._events
+    def _require_account(self) -> None:
+        self._manager.require_live(ACCOUNT_ACTIVITY)
+
+    def _quotes_of(self, instrument: str) -> tuple[StreamManager | None, str]:
+        return self._manager, service_of_quote(instrument)
+
+    def _called(self, account: str) -> str:
+        return f"…{account[-3:]}"
 
     def _note_snapshot(self, told: str) -> None:
         if self._tap is not None:
@@ -422,19 +275,6 @@ class SchwabStream:
     def _heard(self, activity: AccountActivity) -> None:
         if self._refresh is not None:
             self._refresh.hear(activity)
-
-    def _told(self, event: StreamEvent) -> None:
-        self._listeners.push(self._listeners.route(_EVENTS, ""), (event,), "")
-
-    def _overflowed(self, overflow: Overflow) -> None:
-        if overflow.over or overflow.channel == _EVENTS:
-            return
-        words = f"{overflow.callback} is too slow: events of {overflow.channel} are lost to it"
-        at = self._clock.wall()
-        self._told(StreamEvent(EventKind.OVERFLOW, self.name, at, overflow.channel, "", words))
-
-    def __repr__(self) -> str:
-        return f"<SchwabStream {self._manager!r}>"
 
 
 def _texts(values: Iterable[str], name: str, *, needed: bool = False) -> tuple[str, ...]:
