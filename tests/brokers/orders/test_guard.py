@@ -186,7 +186,7 @@ async def test_a_guard_that_would_have_to_be_awaited_lets_nothing_pass() -> None
             pytest.fail("nobody awaits it")
 
     for wrong in (later, Later(), "guard", 5):
-        with pytest.raises(ConfigError, match="guard.*is a plain function"):
+        with pytest.raises(ConfigError, match=r"guard.*is a plain function"):
             OrderGateway(bench.broker, bench.journal, guard=wrong)  # type: ignore[arg-type]
     hidden = OrderGateway(
         bench.broker, bench.journal, guard=lambda intent: later(intent), clock=bench.clock
