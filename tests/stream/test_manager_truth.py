@@ -98,6 +98,29 @@ async def test_a_query_waits_for_the_subscriptions_and_a_new_connection_asks_ane
         assert seen == [["Order", "Order"]]
 
 
+async def test_data_in_the_frame_that_confirms_is_data_of_a_confirmed_topic() -> None:
+    """A topic whose first message comes before its confirmation is watched and asked about like any other one."""
+    at_once = Script(on_subscribe=lambda link, topic: link.bring(topic.channel, "first"))
+    async with bench(at_once) as b:
+        rounds: list[list[str]] = []
+
+        async def reconcile() -> None:
+            rounds.append(list(b.link.subscribed))
+
+        b.manager.add_reconciler(reconcile)
+        await b.connect("live")
+        assert rounds == [[]]
+        b.manager.subscribe(ORDERS)
+        await b.until(lambda: len(rounds) == 2 and b.manager.is_live)
+        assert rounds[1] == ["Order"], "what happened before the subscription is asked for"
+        b.manager.subscribe(PACED)
+        await b.until(lambda: b.manager.is_live and not b.manager.blind("Tick"))
+        await b.until(
+            lambda: any(e.kind is EventKind.STALE and e.channel == "Tick" for e in b.told)
+        )
+        assert not b.manager.is_live
+
+
 async def test_an_object_that_reconciles_is_told_of_the_connection() -> None:
     async with bench() as b:
         calls: list[str] = []
