@@ -462,3 +462,73 @@ def test_what_is_not_toml_is_said_so(tmp_path: Path, content: bytes, words: str)
 def test_a_directory_instead_of_a_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         config.load(tmp_path, environ={})
+
+
+STREAM = MINIMAL + "[brokers.schwab]\n"
+PROJECTX_BROKER = OAUTH + '[brokers.x]\nbroker = "projectx"\n'
+
+
+def test_a_stream_has_its_defaults_and_its_files_place(tmp_path: Path) -> None:
+    text = STREAM + '[stream.schwab]\nsymbols = ["AAPL"]\nrecord = "r/{stream}-{time}.gz"\n'
+    stream = load(tmp_path, text).stream["schwab"]
+    assert (stream.broker, stream.accounts, stream.events) == ("schwab", (), ("quotes",))
+    assert (stream.encoding, stream.stale_after, stream.heartbeat) == ("json", 120.0, 30.0)
+    assert stream.record == tmp_path / "r/{stream}-{time}.gz"
+    assert stream.url is None
+
+
+def test_a_stream_may_be_of_another_broker_and_come_from_the_environment(tmp_path: Path) -> None:
+    text = PROJECTX_BROKER + '[stream.top]\nbroker = "x"\nurl = "wss://rtc.example"\n'
+    environ = {
+        "KEEPLINE__STREAM__TOP__SYMBOLS": '["MNQ", "MES"]',
+        "KEEPLINE__STREAM__TOP__EVENTS": '["depth"]',
+        "KEEPLINE__STREAM__TOP__ENCODING": "messagepack",
+    }
+    settings = load(tmp_path, text, **environ)
+    stream = settings.stream["top"]
+    assert (stream.broker, stream.symbols, stream.events) == ("x", ("MNQ", "MES"), ("depth",))
+    assert settings.show()["stream"]["top"]["encoding"] == "messagepack"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("[stream.x]\n", "broker", "no [brokers.x]; there is schwab"),
+        ("[stream.schwap]\n", "broker", "no [brokers.schwap]; did you mean schwab?"),
+        ("[stream.schwab]\n", "symbols", "missing; name accounts, symbols or both"),
+        ('[stream.schwab]\nsymbol = ["A"]\n', "symbol", "unknown key; did you mean symbols?"),
+        ('[stream.schwab]\nsymbols = "A"\n', "symbols", "expected a list, got text"),
+        ('[stream.schwab]\nsymbols = [""]\n', "symbols", "a text that is not empty"),
+        ('[stream.schwab]\nsymbols = ["A"]\nevents = []\n', "events", "at least one"),
+        ('[stream.schwab]\nsymbols = ["A"]\nevents = ["quote"]\n', "events", "quotes, trades, depth"),
+        ('[stream.schwab]\nsymbols = ["A"]\nevents = ["trades"]\n', "events", "has no single trades"),
+        ('[stream.schwab]\nsymbols = ["A"]\nencoding = "messagepack"\n', "encoding", "json only"),
+        ('[stream.schwab]\nsymbols = ["A"]\nencoding = "xml"\n', "encoding", "one of json, messagepack"),
+        ('[stream.schwab]\nsymbols = ["A"]\nurl = "wss://a.example"\n', "url", "leave this key out"),
+        ('[stream.schwab]\nsymbols = ["A"]\nstale_after = 0\n', "stale_after", "above 0, got 0"),
+        ('[stream.schwab]\nsymbols = ["A"]\nstale_after = inf\n', "stale_after", "not inf"),
+        ('[stream.schwab]\nsymbols = ["A"]\nheartbeat = inf\n', "heartbeat", "not inf"),
+        ('[stream.schwab]\nsymbols = ["A"]\nrecord = "r.gz"\n', "record", "its name needs {time}"),
+        ('[stream.schwab]\nsymbols = ["A"]\nrecord = "{day}-{time}"\n', "record", "only {stream}, {time}"),
+        ('[stream.schwab]\nsymbols = ["A"]\nrecord = "{time"\n', "record", "only {stream}, {time}"),
+    ],
+)  # fmt: skip
+def test_a_stream_that_makes_no_sense_is_named_with_file_and_key(
+    tmp_path: Path, text: str, key: str, words: str
+) -> None:
+    error = refusal(tmp_path, STREAM + text)
+    assert error.key == f"{text.partition(']')[0][1:]}.{key}"
+    assert error.file == tmp_path / "keepline.toml"
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("url", ["rtc.example", "ftp://rtc.example", "https://"])
+def test_an_address_of_hubs_that_is_none_is_named(tmp_path: Path, url: str) -> None:
+    error = refusal(tmp_path, PROJECTX_BROKER + f'[stream.x]\nsymbols = ["M"]\nurl = "{url}"\n')
+    assert error.key == "stream.x.url"
+    assert "expected an address such as https://rtc.topstepx.com" in str(error)
+
+
+def test_a_stream_without_any_broker_says_so(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MINIMAL + "[stream.x]\n")
+    assert "no [brokers.x]; none is configured" in str(error)

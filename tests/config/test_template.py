@@ -23,6 +23,8 @@ def test_every_commented_key_of_the_template_is_a_real_one() -> None:
     kinds = {"schwab": config.SchwabCredential, "projectx": config.ProjectXCredential}
     for table in raw["credentials"].values():
         assert set(table) <= set(kinds[table["issuer"]].__struct_fields__)
+    for table in raw["stream"].values():
+        assert set(table) <= set(config.StreamTable.__struct_fields__)
     assert set(raw["telemetry"]) <= set(config.TelemetrySettings.__struct_fields__)
     assert {"log_file", "log_format", "metrics"} <= set(raw["telemetry"])
 
@@ -52,6 +54,7 @@ def test_shown_settings_are_toml_that_loads_to_the_same_settings(tmp_path: Path)
     again.write_text(as_toml(settings.show()))
     loaded = config.load(again, environ={})
     assert (loaded.credentials, loaded.relay) == (settings.credentials, settings.relay)
+    assert loaded.stream == settings.stream
     assert (loaded.telemetry, loaded.sandbox) == (settings.telemetry, settings.sandbox)
 
 

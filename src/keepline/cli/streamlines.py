@@ -48,13 +48,12 @@ def as_object(told: "Told") -> dict[str, Any]:
     """The line for programs."""
     import msgspec
 
-    what = msgspec.to_builtins(told.value)
-    fields = what if isinstance(what, dict) else {"value": what}
-    if told.kind == "event":
-        fields = {"event": fields.pop("kind"), **fields}
-    if told.kind == "discrepancy":
-        fields = {**msgspec.to_builtins(told.value._asdict())}
-        fields["discrepancy"] = fields.pop("kind")
+    if told.kind == "discrepancy":  # a named tuple
+        fields = msgspec.to_builtins(told.value._asdict())
+    else:
+        fields = msgspec.to_builtins(told.value)
+    if "kind" in fields:  # what kind of event, of discrepancy, of activity
+        fields = {told.kind: fields.pop("kind"), **fields}
     at = told.at.isoformat(timespec="milliseconds")
     return {"arrived": at, "stream": told.stream, "kind": told.kind, **_without(fields, "stream")}
 

@@ -225,6 +225,8 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         inner, *metas = get_args(kind)
         return next((meta.description for meta in metas if meta.description), _wanted(inner))
+    if get_origin(kind) is Literal:
+        return f"one of {listed(get_args(kind))}"
     parts = [part for part in get_args(kind) if part is not type(None)]
     if parts:
         return _wanted(parts[0])

@@ -54,6 +54,12 @@ storage = "encrypted"
 storage_key_file = "storage.key"
 retry_delays = [0.2, 0.2, 0.5, 1.0]
 
+[brokers.demo]
+broker = "schwab"
+
+[stream.demo]
+symbols = ["AAPL"]
+
 [relay.bots]
 credential = "demo"
 targets = ["bot:alpha", "bot:beta"]
@@ -227,6 +233,11 @@ class Demo:
             case "Token refresh failed":
                 words = (
                     f"attempt {fields['attempt']} failed; the old token still serves, tries again"
+                )
+                self._say("keepline", words)
+            case "Stream live" if not fields.get("channel"):
+                words = (
+                    "the broker's stream of quotes is live; keepline stream watch shows such a one"
                 )
                 self._say("keepline", words)
             case "Token expired":
