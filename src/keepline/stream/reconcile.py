@@ -246,8 +246,11 @@ class Reconciler:
         (look, asked_at, asked), self._asking = self._asking, None
         live = self.phase is Phase.LIVE
         when = Circumstances(asked, now, live, tuple(event for _, event in self._buffer))
-        found = self._comparison.compare(snapshot, when)
-        reason = self._why_not(look, snapshot, found)
+        try:
+            found = self._comparison.compare(snapshot, when)
+            reason = self._why_not(look, snapshot, found)
+        except Exception as error:  # a source that is not ours may show what cannot be compared
+            found, reason = Findings(), f"it makes no sense: {error!r}"
         self._schedule(look, asked_at, now, failed=bool(reason))
         if not reason and not live:
             self.phase = Phase.LIVE

@@ -209,11 +209,14 @@ class Reconciliation:
 
     async def _snapshot(self, look: Look) -> Snapshot:
         try:
-            return await within(
+            told: object = await within(
                 self._clock,
                 self._attempt_seconds,
                 self._source.snapshot(look.accounts, since=look.since),
             )
+            if isinstance(told, Snapshot):
+                return told
+            raise TypeError(f"a source gives a Snapshot, not {type(told).__name__}")
         except (KeeplineError, TimeoutError) as error:
             words = str(error) or type(error).__name__
         except Exception as error:
