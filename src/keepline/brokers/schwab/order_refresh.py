@@ -84,6 +84,10 @@ class OrderRefresh:
                 telemetry.event(
                     log, logging.WARNING, "Order refresh failed", order=order, error=str(error)
                 )
+            except (
+                Exception
+            ):  # an order in a shape that nobody expected must not end the work for all others
+                log.exception("Order refresh failed")
         # positions and balances are in no order, and an order may be told later than its activity: look, too
         self._events.reconciliation.suspect(account, reason=_WHY)
 
