@@ -278,6 +278,14 @@ async def test_what_makes_no_sense_is_refused_before_anything_is_sent(it: Looker
     assert it.bot.sandbox.stats()["requests"] == before
 
 
+@pytest.mark.parametrize("place", [PROJECTX], ids=str)
+async def test_an_account_that_is_not_there_is_not_flat(it: Looker) -> None:
+    since = it.bot.clock.wall() - timedelta(hours=1)
+    seen = await it.bot.get(it.source.snapshot(["1001", "9"], since=since))
+    assert seen.accounts is None
+    assert seen.failed["accounts"].startswith("9 is not there; the token reaches 1001, ")
+
+
 TRADE = {
     "id": 7, "accountId": 1, "contractId": "C", "creationTimestamp": "2026-01-05T14:00:00Z", "price": 1.5,
     "fees": 0.4, "side": 0, "size": 1, "orderId": 9,
@@ -286,8 +294,9 @@ TRADE = {
 
 async def test_a_trade_that_projectx_took_back_is_named(venue: Venue) -> None:
     good = {"success": True, "errorCode": 0}
-    for path in ("Account/search", "Order/search", "Order/searchOpen", "Position/searchOpen"):
+    for path in ("Order/search", "Order/searchOpen", "Position/searchOpen"):
         venue.on(f"/api/{path}", Reply(good))
+    venue.on("/api/Account/search", Reply(good | {"accounts": [{"id": 1, "name": "one"}]}))
     rows = [TRADE | {"voided": False}, TRADE | {"id": 8, "voided": True}]
     venue.on("/api/Trade/search", Reply(good | {"trades": rows}))
     async with ProjectXClient(

@@ -312,6 +312,21 @@ def test_what_is_suspected_is_looked_at_soon() -> None:
     assert bench.ask().reason == "a queue was full"
 
 
+def test_a_suspicion_about_long_ago_is_looked_into_so_far_back_and_only_once() -> None:
+    bench = Bench.live()
+    running = bench.ask()
+    bench.it.suspect(bench.now, "A", reason="a trade was taken back", since=at(-5000))
+    bench.it.suspect(bench.now, "A", since=at(-4000))
+    assert running.since > at(-5000)
+    bench.it.finish(snapshot(since=running.since), bench.now)
+    bench.now += 5
+    look = bench.ask()
+    assert (look.since, look.reason) == (at(-5120), "a trade was taken back")
+    bench.it.finish(snapshot(since=look.since), bench.now)
+    bench.now += 60
+    assert bench.ask().since == at(bench.now - 60 - 120)
+
+
 def test_a_suspicion_of_an_account_that_nobody_follows_calls_for_no_look() -> None:
     bench = Bench.live()
     bench.now = 10.0

@@ -169,11 +169,23 @@ class Reconciler:
         self._buffer.append((self._comparison.told, event))
         return []
 
-    def suspect(self, now: float, *accounts: str, reason: str = "asked for") -> None:
-        """Something may have been missed: look at these accounts (all without one) as soon as may be."""
+    def suspect(
+        self, now: float, *accounts: str, reason: str = "asked for", since: datetime | None = None
+    ) -> None:
+        """Something may have been missed: look at these accounts (all without one) as soon as may be.
+
+        Args:
+            now: the time.
+            *accounts: whose; of accounts that are not followed nobody is asked.
+            reason: what calls for it.
+            since: the look has to reach back so far, when what happened is older than what looks reach back to.
+        """
         for account in accounts or self.accounts:
             if account in self.accounts:
                 self._call_for(account, now, reason)
+                if since is not None:
+                    oldest = since - timedelta(seconds=self.settings.margin_seconds)
+                    self._further[account] = min(oldest, self._further.get(account, oldest))
 
     # --- when to look ---
 
@@ -293,7 +305,8 @@ class Reconciler:
         self._next_look = now + settings.spacing_seconds
         for account in look.accounts:
             self._whole[account] = asked_at
-            self._further.pop(account, None)
+            if look.since <= self._further.get(account, look.since):
+                self._further.pop(account, None)
             self._call_for(account, now + settings.every_seconds, "periodic")
             if any(place[0] == account for place in (*self.unsure, *self.view.disputed)):
                 self._call_for(account, now + settings.guard_seconds, "a position is disputed")

@@ -139,9 +139,17 @@ class Reconciliation:
         if (due := self._reconciler.deadline) is not None and due < self._armed:
             self._stir.set()
 
-    def suspect(self, *accounts: str, reason: str = "asked for") -> None:
-        """Something may have been missed (an event that could not be read, a full queue): look soon."""
-        self._reconciler.suspect(self._now(), *accounts, reason=reason)
+    def suspect(
+        self, *accounts: str, reason: str = "asked for", since: datetime | None = None
+    ) -> None:
+        """Something may have been missed (an event that could not be read, a full queue): look soon.
+
+        Args:
+            *accounts: whose; all without one.
+            reason: what calls for it, for logs.
+            since: when it happened, if long ago: the look has to reach back so far.
+        """
+        self._reconciler.suspect(self._now(), *accounts, reason=reason, since=since)
         self._stir.set()
 
     # --- life ---

@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from tests.brokers.loopback import AT_ONCE, unlimited
 from keepline.brokers.base import IntentKind, OrderIntent
 from keepline.brokers.orders import OrderGateway, OutcomeState
 from keepline.brokers.projectx.client import ProjectXClient
+from keepline.brokers.projectx.snapshot import ProjectXSnapshots
 from keepline.brokers.projectx.stream import ProjectXStream
-from keepline.brokers.projectx.stream_messages import stream_types
+from keepline.brokers.projectx.stream_messages import TRADE, stream_types
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.clock import SYSTEM_CLOCK
 from keepline.errors import ConfigError, PermanentError, StreamNotLive
@@ -41,7 +43,7 @@ from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.recorder import Recorder
 from keepline.stream.recording import Recording
 from keepline.stream.settings import StreamSettings
-from keepline.stream.snapshot import Discrepancy, DiscrepancyKind
+from keepline.stream.snapshot import Discrepancy, DiscrepancyKind, Snapshot
 from keepline.stream.view import Change
 
 ACCOUNT = "1001"
@@ -364,6 +366,31 @@ async def test_who_is_too_slow_for_his_fills_is_told_of_and_gets_them_later(desk
         go_on.set()
         got = await fills.until(lambda items: len(items) == 3)
         assert {fill.id for fill in got} == set(stream.view.fills)
+
+
+async def test_a_trade_of_long_ago_that_is_taken_back_is_asked_for(desk: Desk) -> None:
+    asked: list[datetime] = []
+    looked = asyncio.Event()
+
+    class Noted(ProjectXSnapshots):
+        async def snapshot(self, accounts: Sequence[str], *, since: datetime) -> Snapshot:
+            asked.append(since)
+            looked.set()
+            return await super().snapshot(accounts, since=since)
+
+    quick = ReconcileSettings(spacing_seconds=0.01, margin_seconds=1.0)
+    async with desk.live(snapshots=Noted(desk.client), reconcile=quick) as stream:
+        looked.clear()
+        old = SYSTEM_CLOCK.wall() - timedelta(days=9)
+        link = stream._links.link("user")
+        trade = {
+            "id": 1, "accountId": int(ACCOUNT), "contractId": CONTRACT, "voided": True, "orderId": 5,
+            "creationTimestamp": old.isoformat(), "price": 1, "side": 0, "size": 1,
+        }  # fmt: skip
+        link._sink = lambda *_: None
+        link._hear(TRADE, (trade,), 0.0)
+        await looked.wait()
+    assert asked[-1] == old - timedelta(seconds=1)
 
 
 async def test_what_is_known_says_when_and_how_well(desk: Desk) -> None:

@@ -1,6 +1,6 @@
 """Events in, values out: whose they are, what is doubtful, and books and quotes that are kept beneath."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -56,6 +56,9 @@ def test_a_short_position_is_negative() -> None:
 
 def test_a_trade_that_was_taken_back_is_no_fill_but_a_doubt() -> None:
     (doubt,) = UserReader().read(events.TRADE, ({**TRADE, "voided": True},))
+    assert doubt == Doubt(events.TRADE, "trade 101 was taken back", "7", AT + timedelta(seconds=1))
+    never = {**TRADE, "voided": True, "creationTimestamp": "0001-01-01T00:00:00"}
+    (doubt,) = UserReader().read(events.TRADE, (never,))
     assert doubt == Doubt(events.TRADE, "trade 101 was taken back", "7")
 
 

@@ -62,7 +62,16 @@ class ProjectXSnapshots:
 
     async def _accounts(self, scope: tuple[str, ...], reading: Reading) -> tuple[Account, ...]:
         # also those that are closed: one that is followed does not vanish
-        found = await reading.read("accounts", self._client.accounts(only_active=False)) or ()
+        found = await reading.read("accounts", self._client.accounts(only_active=False))
+        if found is None:
+            return ()
+        there = {str(info.id) for info in found}
+        if missing := [name for name in scope if name not in there]:
+            # what is asked of an account that is not ours is empty, and would look flat
+            names = ", ".join(sorted(there)) or "none"
+            reading.failed["accounts"] = (
+                f"{', '.join(missing)} is not there; the token reaches {names}"
+            )
         return tuple(account_of(info) for info in found if str(info.id) in scope)
 
     async def _account(

@@ -284,7 +284,8 @@ class ProjectXStream(BrokerStream):
         if self._events is None or (doubt.account and doubt.account not in self.accounts):
             return
         whom = (doubt.account,) if doubt.account else ()
-        self._events.reconciliation.suspect(*whom, reason=f"{doubt.channel}: {doubt.reason}")
+        reason = f"{doubt.channel}: {doubt.reason}"
+        self._events.reconciliation.suspect(*whom, reason=reason, since=doubt.since)
 
     def _told(self, event: StreamEvent) -> None:
         if event.kind in _GAPS and event.stream == f"{self.name}.market":

@@ -62,11 +62,13 @@ class Doubt(Struct, frozen=True):
         channel: the event that was not understood.
         reason: why not.
         account: whom to ask about, None for every account.
+        since: when what is in doubt happened, None for just now.
     """
 
     channel: str
     reason: str
     account: str | None = None
+    since: datetime | None = None
 
 
 class UserReader:
@@ -96,7 +98,8 @@ def _heard(channel: str, info: UserInfo) -> Heard | Doubt:
         case OrderInfo():
             return Heard(str(info.account_id), order_of(info))
         case TradeInfo(voided=True):
-            return Doubt(channel, f"trade {info.id} was taken back", str(info.account_id))
+            reason = f"trade {info.id} was taken back"
+            return Doubt(channel, reason, str(info.account_id), moment_of(info.creation_timestamp))
         case TradeInfo():
             return Heard(str(info.account_id), fill_of(info))
         case PositionInfo():
