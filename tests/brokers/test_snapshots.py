@@ -126,6 +126,7 @@ async def test_a_fill_between_the_queries_is_in_fills_and_position_alike(it: Loo
     seen = await it.look()
     assert quantity(seen) == it.bot.held == 2
     assert total(seen.fills or ()) == 2
+    assert [a.id for a in seen.accounts or ()] == [it.bot.place.account]
     assert {o.filled for o in seen.orders or ()} <= {Decimal(1)}
 
 
@@ -307,6 +308,23 @@ async def test_a_trade_that_projectx_took_back_is_named(venue: Venue) -> None:
     assert [f.id for f in seen.fills or ()] == ["7"]
     assert seen.voided == ("8",)
     assert seen.missing == ()
+
+
+async def test_a_trade_that_is_taken_back_between_the_queries_makes_them_anew(venue: Venue) -> None:
+    good = {"success": True, "errorCode": 0}
+    for path in ("Order/search", "Order/searchOpen"):
+        venue.on(f"/api/{path}", Reply(good))
+    venue.on("/api/Account/search", Reply(good | {"accounts": [{"id": 1, "name": "one"}]}))
+    held = {"id": 3, "accountId": 1, "contractId": "C", "type": 1, "size": 1, "averagePrice": 1}
+    venue.on("/api/Position/searchOpen", Reply(good | {"positions": [held]}), Reply(good))
+    rows = [Reply(good | {"trades": [TRADE | {"voided": gone}]}) for gone in (False, True)]
+    venue.on("/api/Trade/search", *rows)
+    async with ProjectXClient(
+        tokens, base_url=venue.url, limiter=unlimited(), retry=AT_ONCE
+    ) as client:
+        since = client.clock.wall() - timedelta(hours=1)
+        seen = await ProjectXSnapshots(client).snapshot(["1"], since=since)
+    assert (seen.fills, seen.voided, seen.positions) == ((), ("7",), ())
 
 
 def test_orders_lag_behind_when_fills_say_more() -> None:

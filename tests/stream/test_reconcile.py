@@ -312,6 +312,29 @@ def test_what_is_suspected_is_looked_at_soon() -> None:
     assert bench.ask().reason == "a queue was full"
 
 
+def test_what_the_stream_said_of_a_position_during_a_look_is_not_settled_by_it() -> None:
+    bench = Bench.live()
+    bench.ask()
+    bench.it.receive(held(2), bench.now)
+    bench.it.finish(snapshot(), bench.now)
+    assert bench.it.view.disputed == {("A", "MNQ"): held(2)}
+    assert bench.it.next_look == bench.now + GUARD
+    bench.look(after=GUARD)
+    assert bench.it.view.disputed == {}
+
+
+def test_a_new_connection_begins_with_short_pauses_again() -> None:
+    bench = Bench(retry_seconds=(1.0, 10.0, 100.0))
+    bench.it.begin(0.0)
+    for pause in (1.0, 10.0, 100.0):
+        assert not bench.look(fills=None).live
+        assert bench.it.deadline == bench.now + pause
+        bench.now += pause
+    bench.begin()
+    assert not bench.look(fills=None).live
+    assert bench.it.deadline == bench.now + 1.0
+
+
 def test_a_suspicion_about_long_ago_is_looked_into_so_far_back_and_only_once() -> None:
     bench = Bench.live()
     running = bench.ask()

@@ -147,6 +147,17 @@ async def test_lost_while_a_snapshot_is_taken_ends_without_live() -> None:
     assert bench.changes == []
 
 
+async def test_lost_during_the_pause_after_a_failure_ends_at_once() -> None:
+    bench = Bench(DOWN)
+    work = asyncio.create_task(bench.it.reconcile())
+    await bench.clock.run_until(lambda: len(bench.source.asked) == 2)
+    await bench.clock.until_asleep()
+    before = bench.clock.boottime()
+    bench.it.lost()
+    await work
+    assert (bench.it.phase, bench.clock.boottime()) == (Phase.APART, before)
+
+
 async def test_a_snapshot_of_the_old_connection_does_not_make_the_new_one_live() -> None:
     gate = asyncio.Event()
     bench = Bench(gate, snapshot(fills=[fill("old")]), snapshot(fills=[fill("new")]))

@@ -77,6 +77,12 @@ async def test_an_order_that_only_a_snapshot_shows_settles_it_too(bench: Bench) 
     assert (await final).accepted
 
 
+async def test_a_discrepancy_alone_settles_it_with_what_the_broker_shows(bench: Bench) -> None:
+    final = await unknown(bench)
+    bench.feed.differs(Discrepancy(K.UNKNOWN_ORDER, "A", "1", None, bench.order()))
+    assert (await final).accepted
+
+
 async def test_a_missed_fill_is_told_once_by_whatever_way_it_came(bench: Bench) -> None:
     told: list[object] = []
     bench.gateway.subscribe_fills(told.append)

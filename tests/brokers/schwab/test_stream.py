@@ -157,6 +157,18 @@ async def test_an_order_is_followed_to_its_fill(desk: Desk) -> None:
         assert breaks.items.empty()
 
 
+async def test_an_activity_brings_the_fill_without_a_snapshot(desk: Desk) -> None:
+    seldom = ReconcileSettings(spacing_seconds=3600)
+    async with desk.stream(accounts=[ACCOUNT], reconcile=seldom) as stream:
+        fills = Inbox()
+        stream.on_fill(fills, full=True)
+        await stream.connect(until="live")
+        await desk.client.place_order(ACCOUNT, BUY)
+        change = await fills.until(lambda _: True)
+        assert isinstance(change.value, Fill)
+        assert not change.recovered
+
+
 async def test_a_fill_while_the_stream_was_away_is_recovered_once(desk: Desk) -> None:
     desk.pin("AAPL", 200)
     async with desk.stream(accounts=[ACCOUNT]) as stream:
