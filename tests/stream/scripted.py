@@ -22,6 +22,7 @@ class Script:
     """What one connection does; an exception is raised, HANG never answers, None is a yes."""
 
     open: Answer = None
+    make: Exception | None = None
     subscribe: dict[str, list[Answer]] = field(default_factory=dict)
     unsubscribe: Answer = None
     probe: Answer = None
@@ -103,6 +104,8 @@ class ScriptedBroker:
 
     def __call__(self) -> ScriptedLink:
         script = self.scripts.pop(0) if self.scripts else Script()
+        if script.make is not None:
+            raise script.make
         link = ScriptedLink(self, len(self.links), script)
         self.links.append(link)
         self.dialed_at.append(self.clock.boottime())

@@ -1,6 +1,7 @@
 """When to dial again: earned, not given; obeyed, not guessed; never in a storm."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,10 +45,10 @@ def lose(
     return one.lost(now + lived, fault, **how)
 
 
-def delays(one: Redial, count: int, *, lived: float = 5.0, data: bool = False) -> list[float]:
+def delays(one: Redial, count: int, *, lived: float = 5.0, **how: Any) -> list[float]:
     now, found = 0.0, []
     for _ in range(count):
-        plan = lose(one, now, lived=lived, data=data)
+        plan = lose(one, now, lived=lived, **how)
         found.append(plan.delay)
         now = plan.at
     return found
@@ -185,6 +186,34 @@ def test_a_person_is_called_after_several_failures_in_a_row() -> None:
     assert repr(one) == "<Redial after 3 failures in a row>"
 
 
+def test_a_planned_new_connection_is_no_failure_unless_the_last_one_hardly_lived() -> None:
+    assert delays(redial(attempts=1), 5, lived=100.0, fault=Fault.RENEWAL) == [0.0] * 5
+    assert delays(redial(), 5, lived=5.0, fault=Fault.RENEWAL) == [0.0, 2.0, 10.0, 30.0, 60.0]
+    one = redial(attempts=1)
+    plans = [lose(one, now, lived=99.0, fault=Fault.RENEWAL) for now in (0.0, 100.0)]
+    assert [(plan.dial, plan.alarm, plan.attempt) for plan in plans] == [(True, False, 1)] * 2
+
+
+def test_a_renewal_without_a_gap_keeps_what_the_life_so_far_has_earned() -> None:
+    one = redial()
+    delays(one, 4)
+    one.dialing(100.0)
+    one.opened(100.0)
+    one.data()
+    one.renewed(200.0)
+    plan = one.lost(200.5, Fault.NETWORK)
+    assert (plan.attempt, plan.at) == (1, 201.0), "earned, and a dial a second after the last one"
+
+
+def test_a_newer_token_makes_the_next_dial_due_by_the_schedule_alone() -> None:
+    one = redial()
+    first, second, third = (lose(one, now, fault=Fault.UNAUTHORIZED) for now in (0.0, 10.0, 20.0))
+    assert (first.at, first.with_newer_at) == (1.0, 1.0)
+    assert (second.at, second.with_newer_at) == (310.0, 12.0)
+    assert (third.at, third.with_newer_at) == (320.0, 30.0)
+    assert lose(one, 30.0, fault=Fault.UNAUTHORIZED, retry_after=99.0).with_newer_at == 129.0
+
+
 def test_the_words_of_the_far_end_are_in_the_reason() -> None:
     one = redial()
     one.dialing(0.0)
@@ -235,9 +264,10 @@ def test_no_sequence_of_losses_makes_a_storm(events) -> None:
             one.data()
         plan = one.lost(now + lived, fault, retry_after=retry_after, chance=chance)
         earned = data and lived >= 30.0
-        unearned = 1 if earned else unearned + 1
+        planned = fault is Fault.RENEWAL and lived >= 30.0
+        unearned = (0 if earned else unearned) + (not planned)
         assert one.failures == unearned
-        least = (0.0, 2.0, 10.0, 30.0, 60.0)[min(unearned, 5) - 1] * 0.8
+        least = (0.0, 2.0, 10.0, 30.0, 60.0)[min(max(unearned, 1), 5) - 1] * 0.8
         assert plan.delay >= least - 1e-9
         if retry_after:
             assert plan.delay >= retry_after - 1e-6

@@ -54,6 +54,25 @@ async def test_after_a_refusal_a_newer_token_is_asked_for_once() -> None:
     assert holder.newer_than == [None, 7, None]
 
 
+async def test_a_source_that_has_no_newer_token_yet_is_asked_for_it_again() -> None:
+    class Slow(Holder):
+        async def get(self, *, newer_than: int | None = None) -> Token:
+            token = await super().get(newer_than=newer_than)
+            if len(self.newer_than) == 2:
+                raise TokenUnavailable("the issuer is out of reach")
+            return token
+
+    holder = Slow()
+    tokens = StreamTokens(holder)
+    await tokens()
+    tokens.refused()
+    with pytest.raises(TokenUnavailable):
+        await tokens()
+    await tokens()
+    await tokens()
+    assert holder.newer_than == [None, 7, 7, None]
+
+
 async def test_an_empty_token_is_said_to_be_none() -> None:
     with pytest.raises(TokenUnavailable, match="empty"):
         await StreamTokens(lambda: "")()

@@ -3,9 +3,11 @@
 Invariant: in any stretch of time there are at most `burst` dials and `per_second` for each of its seconds.
 """
 
+import weakref
+
 from keepline.errors import ConfigError
 
-__all__ = ["DialLimiter"]
+__all__ = ["DialLimiter", "process_dials"]
 
 
 class DialLimiter:
@@ -38,3 +40,11 @@ class DialLimiter:
 
     def __repr__(self) -> str:
         return f"<DialLimiter {1 / self._gap:g} per second>"
+
+
+_BY_CLOCK: "weakref.WeakKeyDictionary[object, DialLimiter]" = weakref.WeakKeyDictionary()
+
+
+def process_dials(clock: object) -> DialLimiter:
+    """How often this process dials, all its streams together; one budget for each clock, whose seconds it counts."""
+    return _BY_CLOCK.setdefault(clock, DialLimiter())

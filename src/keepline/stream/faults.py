@@ -48,6 +48,7 @@ class Rule:
         first_at_once: whether the first of its kind is met by the schedule alone (a newer token may be all it takes).
         final: whether dialing ends here.
         alarm: whether a person should look already at the first one.
+        planned: whether we wanted it so: after a life of some length it is no failure.
         words: what it means, for people.
     """
 
@@ -57,6 +58,7 @@ class Rule:
     first_at_once: bool = False
     final: bool = False
     alarm: bool = False
+    planned: bool = False
 
 
 LONGEST_RETRY_AFTER = 3600.0
@@ -82,7 +84,7 @@ RULES: dict[Fault, Rule] = {
     Fault.REFUSED: Rule("the server refused the connect", least=60.0, alarm=True),
     Fault.DISMISSED: Rule("the server closed and asked us not to come back", final=True, alarm=True),
     Fault.STALE: Rule("the connection was open and blind"),
-    Fault.RENEWAL: Rule("a newer token needs a new connection"),
+    Fault.RENEWAL: Rule("a newer token needs a new connection", planned=True),
 }  # fmt: skip
 
 

@@ -6,12 +6,13 @@ it needs is missing; whoever stops waiting, no link is left open behind.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from keepline import telemetry
-from keepline.clock import Clock
+from keepline.clock import Clock, within
 from keepline.errors import APIError, ConfigError, PermanentError, TransientError
 from keepline.stream.carrier import Carrier
 from keepline.stream.events import ConnectionState, EventKind
@@ -109,6 +110,7 @@ class Keeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._round: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._newer_token = asyncio.Event()
         self._giving_up: _End | None = None
         self._renewal = Renewal(
             name=name, settings=settings, registry=registry, tokens=tokens, limiter=limiter, clock=clock,
@@ -138,9 +140,15 @@ class Keeper:
         self._wake.set()
 
     def renew(self, reason: str) -> None:
-        """Take a new connection in the place of this one, without a gap where the broker allows two."""
-        self._renewal.want(reason)
-        self.wake()
+        """Take a new connection in the place of this one, without a gap where the broker allows two.
+
+        Where there is none a newer token ends the wait for it.
+        """
+        if self.state is ConnectionState.CONNECTED:
+            self._renewal.want(reason)
+            self.wake()
+        else:
+            self._newer_token.set()
 
     def give_up(self, fault: Fault, words: str) -> None:
         """Drop the connection and make a new one."""
@@ -185,11 +193,12 @@ class Keeper:
         self.state = ConnectionState.CONNECTING
         try:
             while (plan := await self._one_connection()).dial:
-                await self._clock.sleep(plan.at - self._clock.boottime())
+                await self._wait(plan)
         except ConfigError as error:  # nothing that time could heal
-            self.state, self.reason = ConnectionState.FAILED, str(error)
-            self.error = PermanentError(str(error))
-            self._tell(EventKind.LOST, None, self.reason)
+            self._fail(str(error))
+        except Exception as error:
+            log.exception("the keeper of %s failed", self._name)
+            self._fail(f"a defect of ours ({type(error).__name__})")
         finally:
             await self._let_go()
             if self.state is not ConnectionState.FAILED:
@@ -197,6 +206,22 @@ class Keeper:
                 self._live = False
                 self._rounds.lost()
                 self._watch.disconnected(self._clock.boottime(), "disconnected")
+
+    def _fail(self, words: str) -> None:
+        self.state, self.reason, self._live = ConnectionState.FAILED, words, False
+        self.error = PermanentError(words)
+        self._watch.disconnected(self._clock.boottime(), words)
+        self._tell(EventKind.LOST, None, words)
+
+    async def _wait(self, plan: Plan) -> None:
+        """Until the next dial is due; after a refused token a newer one is worth a sooner dial."""
+        self._newer_token.clear()
+        at = plan.at
+        if plan.newer_token:
+            with contextlib.suppress(TimeoutError):
+                await within(self._clock, at - self._clock.boottime(), self._newer_token.wait())
+                at = plan.with_newer_at
+        await self._clock.sleep(at - self._clock.boottime())
 
     async def _one_connection(self) -> Plan:
         end = await self._dial()
@@ -216,8 +241,8 @@ class Keeper:
         self._renewal.forget()
         self._redial.dialing(self._clock.boottime())
         self._rounds.connecting()
-        self._carrier = carrier = self._new_carrier()
         try:
+            self._carrier = carrier = self._new_carrier()
             await carrier.open(self._settings.attempt_timeout)
         except ConfigError:
             raise
@@ -377,8 +402,8 @@ class Keeper:
         now = self._clock.boottime()
         if answered is not False:
             self._watch.probed(now)
-            if answered:
-                self._redial.data()
+            if not any(self._watch.is_stale(topic) for topic in self._registry.wanted):
+                self._redial.data()  # silence is its nature, and it has lived through one
         else:
             self._watch.probed(now, "no answer in time")
             if carrier is self._carrier:
@@ -429,8 +454,7 @@ class Keeper:
             self._deliver(new.epoch, channel, arguments, at)
         if replacement.overflowed:
             self._rounds.request("more messages came during the renewal than could be kept")
-        self._redial.dialing(now)
-        self._redial.opened(now)
+        self._redial.renewed(now)
         RECONNECTS.inc(self._name, Fault.RENEWAL.value)
         return old
 
@@ -461,7 +485,7 @@ class Keeper:
         if self._registry.phase(topic, carrier.epoch) not in (Phase.CONFIRMED, Phase.FIRST_DATA):
             return  # first data may come in the frame that confirms
         self._watch.confirmed(topic, self._clock.boottime())
-        if topic.policy == "never" and not self._rounds.pending:
+        if topic.policy == "never":  # also while a round runs: what it asks for may be older
             self._rounds.request(f"{topic.name} was subscribed")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -10,39 +10,34 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from keepline import telemetry
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import Closed, ConfigError, StreamNotLive
 from keepline.stream.announcing import Announcer, Until
-from keepline.stream.delivery import Callback, Delivery, Overflow
+from keepline.stream.delivery import Callback
+from keepline.stream.dial_budget import DialLimiter, process_dials
 from keepline.stream.events import (
     STATE_NUMBERS,
     ConnectionState,
-    EventKind,
     StreamEvent,
     StreamMessage,
 )
 from keepline.stream.health import HealthStatus, HealthWatch
+from keepline.stream.intake import EventRouter, Intake, VenueTime
 from keepline.stream.keeper import Keeper
 from keepline.stream.port import KeyOf, Link, Reconciling, Topic, key_of_first_text
-from keepline.stream.redial import DialLimiter, Fault
+from keepline.stream.redial import Fault
 from keepline.stream.rounds import Rounds
-from keepline.stream.routing import ConflateBy, Route, Router
+from keepline.stream.routing import ConflateBy
 from keepline.stream.settings import StreamSettings
 from keepline.stream.subscriptions import Registry, Standing
 from keepline.stream.tokens import StreamTokens
 
-__all__ = ["PROCESS_DIALS", "EventRouter", "StreamManager", "Until", "VenueTime"]
+__all__ = ["EventRouter", "StreamManager", "Until", "VenueTime"]
 
 log = logging.getLogger("keepline.stream")
-
-PROCESS_DIALS = DialLimiter()
-"""How often this process dials, all its streams together."""
-
-VenueTime: TypeAlias = Callable[[str, Sequence[Any]], float | None]
-"""Channel and arguments to the event's time at the venue (epoch seconds), None when it carries none."""
 
 _STATE = telemetry.REGISTRY.gauge(
     "stream_state", "0 disconnected, 1 connecting, 2 connected, 3 reconnecting, 4 failed.", "stream"
@@ -52,14 +47,6 @@ _LAST_DATA = telemetry.REGISTRY.gauge(
     "stream_last_data_timestamp_seconds", "When data of a stream last arrived.", "stream"
 )
 _MANAGERS: "weakref.WeakSet[StreamManager]" = weakref.WeakSet()
-
-
-class EventRouter(Protocol):
-    """Gets every message of a stream."""
-
-    def route(self, event: StreamMessage) -> object:
-        """Take a message; may be a coroutine function."""
-        ...
 
 
 class StreamManager:
@@ -104,9 +91,7 @@ class StreamManager:
         self.name = name
         self._settings = settings
         self._clock = clock
-        self._venue_time = venue_time
         self._announcer = Announcer(name, clock)
-        self._tell = self._announcer.tell
         self._registry = Registry(parallel=settings.parallel)
         self._watch = HealthWatch(
             heartbeat=settings.heartbeat, stale_after=settings.stale_after, ladder=settings.ladder
@@ -114,9 +99,21 @@ class StreamManager:
         self._rounds = Rounds(
             clock=clock, timeout=settings.reconcile_timeout, limit=settings.mailbox
         )
-        self._router = Router(
-            key_of=key_of, mailbox=settings.mailbox, on_overflow=self._overflowed, clock=clock
+        self._intake = Intake(
+            name=name,
+            settings=settings,
+            key_of=key_of,
+            venue_time=venue_time,
+            event_router=event_router,
+            registry=self._registry,
+            watch=self._watch,
+            rounds=self._rounds,
+            clock=clock,
+            tell=self._announcer.tell,
+            first_data=lambda: self._keeper.proof_of_life(),
+            wake=lambda: self._keeper.wake(),
         )
+        self._router = self._intake.router
         self._keeper = Keeper(
             factory,
             name=name,
@@ -125,23 +122,23 @@ class StreamManager:
             watch=self._watch,
             rounds=self._rounds,
             tokens=tokens,
-            limiter=dial_limiter or PROCESS_DIALS,
+            limiter=dial_limiter or process_dials(clock),
             clock=clock,
-            tell=self._tell,
-            deliver=self._arrived,
-            forward=self._forward,
+            tell=self._announcer.tell,
+            deliver=self._intake.arrived,
+            forward=self._intake.forward,
         )
-        self._event_router = None if event_router is None else _callback_of(event_router)
-        self._routing: Delivery | None = None
         self._task: asyncio.Task[None] | None = None
-        self._last_data: float | None = None
-        self._unreadable = 0
         _MANAGERS.add(self)
 
     # --- the connection ---
 
     async def __aenter__(self) -> "StreamManager":
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.disconnect()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,6 +157,10 @@ class StreamManager:
             APIError: the stream has FAILED: the server asked us not to come back, or the attempts are used up.
             Closed: `disconnect` came first.
         """
+        while self._task is not None and self._task.cancelling() and not self._task.done():
+            await asyncio.wait(
+                {self._task}
+            )  # two lives of one stream would get in each other's way
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(
                 self._keeper.run(), name=f"stream {self.name}"
@@ -171,26 +172,26 @@ class StreamManager:
 
     async def disconnect(self) -> None:
         """Close the connection and let callbacks end, within `stop_timeout` each; what is wanted stays wanted."""
-        task, self._task = self._task, None
+        task = self._task
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            if not task.cancelling():
+                task.cancel()
+            await asyncio.wait({task})  # who stops waiting does not stop the stop
+            if self._task is task:
+                self._task = None
+                for metric in (_STATE, _LIVE, _LAST_DATA):
+                    metric.forget(self.name)
         seconds = self._settings.stop_timeout
-        routing, self._routing = self._routing, None
-        if routing is not None:
-            await routing.close(drain_seconds=seconds)
-        await asyncio.gather(self._router.close(seconds), self._announcer.close(seconds))
-        for metric in (_STATE, _LIVE, _LAST_DATA):
-            metric.forget(self.name)
+        await asyncio.gather(self._intake.close(seconds), self._announcer.close(seconds))
 
     def renew(self, reason: str = "a newer token") -> None:
         """Take a new connection, with a newly asked token, in the place of this one.
 
         Where the broker allows two the new one is filled first and nothing is missed or told twice; otherwise the old
-        one goes first. Without a connection there is nothing to do: the next one asks for its token anyway.
+        one goes first. Without a connection the next one asks for its token anyway; if it waits because the last token
+        was refused, it waits no longer than the schedule says.
         """
-        if self.state is ConnectionState.CONNECTED:
-            self._keeper.renew(reason)
+        self._keeper.renew(reason)
 
     def allow_failures(self, attempts: int | None) -> None:
         """Let so many dials in a row fail from now on, whatever the settings say; None goes on for ever.
@@ -315,14 +316,15 @@ class StreamManager:
     def health(self) -> HealthStatus:
         """How far the stream can be relied on; `reasons` says why."""
         status = self._watch.health.status
-        if status is HealthStatus.HEALTHY and not self.is_live:
+        if status is HealthStatus.HEALTHY and (not self.is_live or any(self._intake.stuck())):
             return HealthStatus.DEGRADED
         return status
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """What is wrong, in words, the worst first; empty when nothing is."""
-        return tuple(dict.fromkeys((*self._watch.health.reasons, *self.blind())))
+        words = (*self._watch.health.reasons, *self.blind(), *self._intake.stuck())
+        return tuple(dict.fromkeys(words))
 
     @property
     def is_live(self) -> bool:
@@ -357,7 +359,7 @@ class StreamManager:
     @property
     def last_data_at(self) -> datetime | None:
         """When data last arrived (aware, UTC), None when never."""
-        return self._wall_of(self._last_data)
+        return self._wall_of(self._intake.last_data)
 
     def last_data(self, topic: Topic) -> datetime | None:
         """When data of a topic last arrived, over all connections (aware, UTC), None when never."""
@@ -370,7 +372,7 @@ class StreamManager:
 
     def stats(self) -> dict[str, Any]:
         """Numbers and texts for a status page."""
-        deliveries = self._router.deliveries()
+        deliveries = self._intake.deliveries()
         return {
             "state": self.state.value,
             "health": self.health.value,
@@ -381,81 +383,13 @@ class StreamManager:
             "queued": sum(delivery.queued for delivery in deliveries),
             "delivered": sum(delivery.delivered for delivery in deliveries),
             "callback_errors": sum(delivery.errors for delivery in deliveries),
-            "unreadable": self._unreadable,
+            "unreadable": self._intake.unreadable,
         }
 
     def _wall_of(self, at: float | None) -> datetime | None:
         if at is None:
             return None
         return self._clock.wall() - timedelta(seconds=self._clock.boottime() - at)
-
-    # --- what arrives ---
-
-    def _arrived(self, epoch: int, channel: str, arguments: Sequence[Any], at: float) -> None:
-        try:
-            key = self._router.key_of(channel, arguments)
-            route = self._router.route(channel, key)
-            self._note_data(route, epoch, channel, arguments, at)
-            if not self._rounds.holds(channel, never=route.never):
-                self._push(route, key, channel, arguments, at)
-            elif not self._rounds.keep((channel, arguments, at)):
-                self._hold_is_full(channel)
-        except Exception:
-            self._unreadable += 1
-            if self._unreadable & (self._unreadable - 1) == 0:  # a log is not a flood
-                log.exception("a message of %s on %s cannot be read", self.name, channel)
-
-    def _note_data(
-        self, route: Route, epoch: int, channel: str, arguments: Sequence[Any], at: float
-    ) -> None:
-        self._last_data = at
-        venue_at = None if self._venue_time is None else self._venue_time(channel, arguments)
-        for ident in route.idents:
-            if self._watch.data(ident, at, venue_at):
-                self._tell(EventKind.LIVE, Topic(ident[0], key=ident[1]), "data is back")
-                self._keeper.wake()
-            if self._registry.data(ident, epoch):
-                self._keeper.proof_of_life()
-                self._tell(EventKind.FIRST_DATA, Topic(ident[0], key=ident[1]), "")
-                self._keeper.wake()
-
-    def _forward(self, channel: str, arguments: Sequence[Any], at: float) -> None:
-        """What was kept back goes on."""
-        key = self._router.key_of(channel, arguments)
-        self._push(self._router.route(channel, key), key, channel, arguments, at)
-
-    def _push(
-        self, route: Route, key: str, channel: str, arguments: Sequence[Any], at: float
-    ) -> None:
-        self._router.push(route, arguments, key)
-        if self._event_router is not None:
-            if self._routing is None:
-                self._routing = Delivery(
-                    self._event_router,
-                    channel="event router",
-                    limit=self._settings.mailbox,
-                    on_overflow=self._overflowed,
-                    clock=self._clock,
-                )
-            self._routing.push((StreamMessage(self.name, channel, arguments, at),))
-
-    def _overflowed(self, overflow: Overflow) -> None:
-        topic = Topic(overflow.channel)
-        name = f"overflow {overflow.channel}"
-        if overflow.over:
-            self._watch.clear(name)
-            self.request_reconciliation(
-                f"{overflow.missing} messages of {overflow.channel} were lost"
-            )
-            return
-        words = f"{overflow.callback} is too slow: messages of {overflow.channel} are lost"
-        self._watch.note(name, words)
-        self._tell(EventKind.OVERFLOW, topic, words)
-
-    def _hold_is_full(self, channel: str) -> None:
-        if self._rounds.overflowed == 1:
-            words = "more messages came during a reconciliation than could be kept"
-            self._tell(EventKind.OVERFLOW, Topic(channel), words)
 
     # --- the end ---
 
@@ -494,11 +428,3 @@ for _metric in (_STATE, _LIVE, _LAST_DATA):
 
 def _nothing(*_: Any) -> None:
     """The event router is enough."""
-
-
-def _callback_of(router: EventRouter | Callable[[StreamMessage], object]) -> Callback:
-    if callable(route := getattr(router, "route", None)):
-        return route  # type: ignore[no-any-return]
-    if callable(router):
-        return router
-    raise ConfigError("an object with route(event) or a callable is needed", key="event_router")

@@ -33,6 +33,7 @@ class Plan:
         delay: seconds from now to then.
         attempt: which dial in a row without success that will be, 1 for the first.
         newer_token: ask for a token newer than the one that was refused.
+        with_newer_at: when to dial (boottime seconds) if a newer token comes first: by the schedule alone.
         alarm: whether a person should look.
         reason: in words, without secrets.
     """
@@ -43,6 +44,7 @@ class Plan:
     delay: float
     attempt: int
     newer_token: bool
+    with_newer_at: float
     alarm: bool
     reason: str
 
@@ -126,6 +128,11 @@ class Redial:
         self._opened_at = now
         self._refusals = 0
 
+    def renewed(self, now: float) -> None:
+        """A second connection took the place of the first without a gap: the life goes on, and what it earned stays."""
+        self._dialed_at = now
+        self._refusals = 0
+
     def data(self) -> None:
         """Something useful came: data, or the venue's answer to a probe where silence is normal."""
         self._data = True
@@ -148,32 +155,35 @@ class Redial:
             words: details for people, without secrets.
             chance: a number in [0, 1) that spreads the delay.
         """
-        self._judge(now)
         rule = RULES[fault]
-        self._failures += 1
+        planned = self._judge(now) >= self._min_life and rule.planned
+        self._failures += not planned
         self._refusals += fault is Fault.UNAUTHORIZED
         at = self._when(now, rule, retry_after, chance)
-        spent = self._attempts is not None and self._failures >= self._attempts
+        out_of_attempts = self._attempts is not None and self._failures >= self._attempts
+        spent = out_of_attempts and not planned
         self._opened_at, self._data = None, False
         return Plan(
             fault,
             dial=not (rule.final or spent),
             at=at,
             delay=at - now,
-            attempt=self._failures,
+            attempt=max(self._failures, 1),
             newer_token=rule.newer_token,
+            with_newer_at=self._when(now, _SCHEDULE_ALONE, retry_after, chance),
             alarm=rule.alarm or spent or self._failures >= self._alarm_after or self._refusals > 1,
             reason=_reason(rule, words, self._failures if spent else None),
         )
 
-    def _judge(self, now: float) -> None:
-        """Forget the failures when the connection has earned it."""
+    def _judge(self, now: float) -> float:
+        """Forget the failures when the connection has earned it; gives back how long it lived."""
         lived = now - self._opened_at if self._opened_at is not None else 0.0
         if self._data and lived >= self._min_life:
             self._failures = self._refusals = 0
+        return lived
 
     def _when(self, now: float, rule: Rule, retry_after: float | None, chance: float) -> float:
-        delay = self._backoff.delay(self._failures, chance)
+        delay = self._backoff.delay(max(self._failures, 1), chance)
         least = 0.0 if rule.first_at_once and self._refusals == 1 else rule.least
         if retry_after is not None and retry_after > 0:
             least = max(least, min(retry_after, LONGEST_RETRY_AFTER))
@@ -184,6 +194,9 @@ class Redial:
 
     def __repr__(self) -> str:
         return f"<Redial after {self._failures} failures in a row>"
+
+
+_SCHEDULE_ALONE = Rule("")
 
 
 def _reason(rule: Rule, words: str, spent: int | None) -> str:

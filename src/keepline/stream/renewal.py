@@ -121,9 +121,11 @@ class Renewal:
     def begin(self) -> Coroutine[Any, Any, None]:
         """Fill a second connection while the first one goes on, then drop the first: to be run as a task."""
         reason, self.wanted = self.wanted, ""
-        replacement = self._replacement = Replacement(
-            self._new_carrier(), limit=self._settings.mailbox
-        )
+        try:
+            replacement = Replacement(self._new_carrier(), limit=self._settings.mailbox)
+        except Exception as error:
+            return self._failed(None, reason, error)
+        self._replacement = replacement
         return self._run(replacement, reason)
 
     async def _run(self, replacement: Replacement, reason: str) -> None:
@@ -138,7 +140,7 @@ class Renewal:
             await self._switch(replacement, reason)
         self._wake()  # another one may have waited for this
 
-    async def _failed(self, replacement: Replacement, reason: str, error: Exception) -> None:
+    async def _failed(self, replacement: Replacement | None, reason: str, error: Exception) -> None:
         telemetry.event(
             log, logging.WARNING, "Stream renewal failed", stream=self._name, reason=str(error)
         )
@@ -146,7 +148,8 @@ class Renewal:
             self._tokens.refused()
         self.wanted = self.wanted or reason
         self._at = self._clock.boottime() + max(self._settings.backoff)
-        await replacement.carrier.close()
+        if replacement is not None:
+            await replacement.carrier.close()
         self._replacement = None
 
     async def _switch(self, replacement: Replacement, reason: str) -> None:

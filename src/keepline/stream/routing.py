@@ -139,10 +139,18 @@ class Router:
         return found if found is not None else self._work_out(channel, key)
 
     def push(self, route: Route, arguments: Sequence[Any], key: str) -> None:
-        """Put a message into the mailboxes of its callbacks."""
+        """Put a message into the mailboxes of its callbacks; what a `conflate_by` raises comes last."""
+        failed: Exception | None = None
         for subscriber in route.subscribers:
             by = subscriber.conflate_by
-            subscriber.delivery.push(arguments, key if by is None else by(arguments))
+            try:
+                subscriber.delivery.push(arguments, key if by is None else by(arguments))
+            except (
+                Exception
+            ) as error:  # one that cannot tell its key takes no message from the others
+                failed = error
+        if failed is not None:
+            raise failed
 
     def deliveries(self) -> list[Delivery]:
         """Every callback's mailbox."""
@@ -153,13 +161,13 @@ class Router:
         closing = [one.restart(seconds) for there in self._by_ident.values() for one in there]
         await asyncio.gather(*closing, *self._leaving, return_exceptions=True)
 
-    def let_go(self, delivery: Delivery) -> None:
-        """Let a worker go, without waiting for it."""
+    def let_go(self, delivery: Delivery, seconds: float = 0.0) -> None:
+        """Let a worker go, with that long for what waits, without waiting for it here."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # without a loop no worker ever started
-        task = loop.create_task(delivery.close(drain_seconds=0.0))
+        task = loop.create_task(delivery.close(drain_seconds=seconds))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 

@@ -56,6 +56,7 @@ class StreamTokens:
             CredentialError: the source has none, and says why.
         """
         token = self._last = await self._ask()
+        self._refused = None  # not before: a source that has no newer one yet is asked for it again
         text = secret_of(token)
         if not text:
             raise TokenUnavailable("the token source gave an empty token")
@@ -63,7 +64,6 @@ class StreamTokens:
 
     async def _ask(self) -> TokenLike | str:
         source, refused = self._source, self._refused
-        self._refused = None
         if isinstance(source, str):
             return source
         if isinstance(source, TokenHolder):
