@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from tests.cli.conftest import Command, Place
 
@@ -218,6 +219,37 @@ async def test_the_daemon_serves_streams_and_keeps_schwabs_for_itself(
     assert await watched.end(signal.SIGINT) == 130
     assert await served.end(signal.SIGTERM) == 0
     assert not [line for line in served.said if "Traceback" in line or "Task " in line]
+
+
+async def test_the_sandbox_the_daemon_and_a_recording_as_three_programs(
+    place: Place, start: Callable[..., Any]
+) -> None:
+    """What the pages say, from nothing: serve, run, status, record under the daemon, replay."""
+    venue = await start("sandbox", "serve", "--port", "0")
+    url = (await venue.says("sandbox at")).rpartition(" ")[2]
+    place.private("api.key", "sandbox-api-key")
+    text = MORE.replace("URL", url).partition("[brokers.schwab]")[0]
+    place.config.write_text(
+        f'{text}[telemetry]\nmetrics = "127.0.0.1:0"\n[stream.top]\naccounts = ["SANDBOX-150K"]\n'
+        'symbols = ["MES"]\nencoding = "messagepack"\nrecord = "rec/{stream}-{time}.klrec.gz"\n'
+    )
+    served = await start("run")
+    await served.says("Stream live", times=2)
+    await served.says("Stream first data")
+    status = await start("status")
+    await status.says("stream top: live, connected, healthy")
+    recorded = (await status.says("recorded in")).split("recorded in ")[1].partition(":")[0]
+    assert await status.end() == 0
+    address = (await served.says("/metrics")).partition("http://")[2].split()[0].rstrip('"')
+    async with aiohttp.ClientSession() as http, http.get(f"http://{address}") as answer:
+        numbers = await answer.text()
+    assert 'keepline_stream_live{stream="top.market"} 1' in numbers
+    assert 'keepline_stream_last_data_timestamp_seconds{stream="top.market"}' in numbers
+    assert await served.end(signal.SIGTERM) == 0
+    replay = await start("stream", "replay", recorded, "--speed", "max", "--only", "quotes")
+    assert await replay.end() == 0
+    assert f"quote  instrument={CONTRACT}" in replay.said[0]
+    assert await venue.end(signal.SIGTERM) == 0
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(

@@ -17,7 +17,11 @@ from keepline.daemon.ask import save_token, whole_status
 from keepline.daemon.service import Daemon
 from keepline.daemon.streaming import StreamPart
 from keepline.daemon.streams import real_time_url
+from keepline.daemon.watching import Told, watch
+from keepline.errors import KeeplineError, TransientError
 from keepline.sandbox.server import SandboxServer
+from keepline.stream.events import EventKind
+from keepline.stream.recorder import Recorder
 from keepline.stream.recording import Recording
 
 CONTRACT = "CON.F.US.MES.Z26"
@@ -162,6 +166,47 @@ async def test_an_account_that_is_not_there_is_the_streams_own_trouble(load: Loa
         assert "[stream.top.accounts]: no account 'nobody'; there is SANDBOX-150K" in told
         assert running.streams["top"].status()["live"] is False
         assert "stream top" in running.summary()
+
+
+async def test_a_watch_ends_with_the_reason_when_the_server_wants_it_gone(
+    load: Load, sandbox: SandboxServer
+) -> None:
+    settings = load(f'[stream.top]\nsymbols = ["{CONTRACT}"]\n')
+    told: list[Told] = []
+
+    def show(line: Told) -> None:
+        told.append(line)
+        if line.kind == "quote":
+            sandbox.signalr.cut("close", hub="market", error="go away")
+
+    with pytest.raises(TransientError, match=r"the stream has failed: .*go away"):
+        await watch(settings, "top", show)
+    assert told[-1].value.kind is EventKind.LOST
+
+
+async def test_a_recording_that_the_disk_ends_ends_the_command(
+    load: Load, clean_environment: Path
+) -> None:
+    settings = load(f'[stream.top]\nsymbols = ["{CONTRACT}"]\n')
+    async with Recorder(clean_environment / "a.gz") as recorder:
+
+        def show(line: Told) -> None:
+            recorder.failure = "a.gz: No space left on device"
+
+        with pytest.raises(KeeplineError, match=r"recording ended: .*No space left"):
+            await watch(settings, "top", show, recorder=recorder)
+
+
+async def test_a_recording_that_the_disk_ends_is_said_by_the_part(
+    load: Load, clean_environment: Path
+) -> None:
+    text = f'[stream.top]\nsymbols = ["{CONTRACT}"]\nrecord = "{{time}}.gz"\n'
+    async with daemon(load(text)) as running:
+        part = running.streams["top"]
+        await until(part, lambda: part.ready()[0])
+        assert part.recorder is not None
+        part.recorder.failure = "full"
+        assert part.ready() == (False, "not recorded any more: full")
 
 
 @pytest.mark.parametrize(

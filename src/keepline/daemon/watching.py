@@ -20,7 +20,7 @@ from keepline.config import Settings
 from keepline.daemon.ask import daemon
 from keepline.daemon.clients import broker_session
 from keepline.daemon.streams import BrokerStream, listen, stream_of
-from keepline.errors import ConfigError, Refused, TransientError
+from keepline.errors import ConfigError, KeeplineError, Refused, TransientError
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.playback import FrameReader, Playback
 from keepline.stream.recorder import Recorder
@@ -155,12 +155,13 @@ class _Watching:
         self.connected = True
         for manager in self._stream.managers:
             manager.allow_failures(None)
+        self._look()  # it may have failed already
         if recorder is None:
             return await self._ended
         while recorder.failure is None:
             with contextlib.suppress(TimeoutError):
                 return await within(self._clock, 1.0, asyncio.shield(self._ended))
-        raise ConfigError(f"recording ended: {recorder.failure}", key="--out")
+        raise KeeplineError(f"recording ended: {recorder.failure}")
 
     async def tell(self, kind: str, value: Any) -> None:
         """Show it; the first failure is the command's."""
@@ -170,7 +171,11 @@ class _Watching:
             self._show(Told(at, value.stream if is_event else self._name, kind, value))
         except Exception as error:
             self._end(error)
-        if is_event and self.connected and self._stream.state is ConnectionState.FAILED:
+        if is_event:
+            self._look()
+
+    def _look(self) -> None:
+        if self.connected and self._stream.state is ConnectionState.FAILED:
             words = "; ".join(self._stream.reasons)
             self._end(TransientError(f"the stream has failed: {words}", category="network"))
 
