@@ -178,3 +178,15 @@ async def test_a_plain_value_that_nobody_waits_for_is_dropped() -> None:
     answers.work.dispatch.on("tick", lambda number: number)
     assert answers.work.dispatch.deliver([Invocation("tick", [1])]) == []
     assert not answers.work.tasks
+
+
+async def test_nothing_is_kept_of_a_call_that_was_answered() -> None:
+    async def later(_: int) -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    answers = Answers()
+    assert await answers.ask(later) == ("7", "done", None)
+    for task in list(answers.work.tasks):
+        await task
+    assert not answers.work._owed

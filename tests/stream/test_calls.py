@@ -1,6 +1,7 @@
 """What waits for the server is settled once: by its answer, its stream's end, or the end of the connection."""
 
 import asyncio
+import gc
 
 import pytest
 from hypothesis import given
@@ -168,3 +169,13 @@ def test_a_failed_start_says_whether_to_try_again(
     assert type(failure) is error
     assert words in str(failure)
     assert str(failure).startswith("https://example.com/hub: ")
+
+
+async def test_an_error_that_nobody_hears_is_no_alarm() -> None:
+    alarms: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: alarms.append(context))
+    calls = Calls(lambda _: None)
+    calls.expect("1", "invoke A")
+    calls.lost("the connection ended")
+    gc.collect()
+    assert alarms == []

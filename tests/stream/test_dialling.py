@@ -1,5 +1,6 @@
 """From an address to an open transport: negotiation, redirects, fallback, and what each bad address says."""
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -294,3 +295,49 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 def test_a_websocket_address_is_as_good() -> None:
     assert "https://example.com:443" in repr(dialler("wss://example.com/hub"))
+
+
+async def test_each_attempt_begins_at_home_with_our_own_token() -> None:
+    async with serving(Hub(broken={"websockets": 503})) as there:
+        to = {"url": f"{there.url}/client", "accessToken": "theirs"}
+        async with serving(Hub(lambda: web.json_response(to))) as here:
+            place = TokenPlace(StreamTokens(SECRET))
+            dialled = await dialler(f"{here.url}/hub", place=place).dial()
+            await dialled.transport.close()
+    assert dialled.transport.name == "events"
+    assert here.tokens == [f"Bearer {SECRET}"] * 2
+
+
+async def test_only_a_websocket_can_be_reattached_whatever_was_granted() -> None:
+    hub = Hub(reply(useStatefulReconnect=True), broken={"websockets": 503})
+    async with serving(hub) as site:
+        dialled = await dialler(f"{site.url}/hub", stateful=True).dial()
+        await dialled.transport.close()
+    assert (dialled.transport.name, dialled.stateful) == ("events", False)
+
+
+async def test_an_attempt_that_is_given_up_lets_go_of_its_sockets() -> None:
+    asked, gone = asyncio.Event(), asyncio.Event()
+    hub = Hub()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/negotiate"):
+            return await hub(request)
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+        raise AssertionError
+
+    runner = web.ServerRunner(web.Server(slow, handler_cancellation=True), shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    dialling = asyncio.ensure_future(dialler(f"http://{host}:{port}/hub").dial())
+    await asked.wait()
+    dialling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dialling
+    await gone.wait()
+    await runner.cleanup()

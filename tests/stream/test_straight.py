@@ -270,3 +270,17 @@ def test_a_peer_that_invents_names_fills_no_memory(encoding: Codec) -> None:
         end.says(Invocation(f"T{number}", []))
     assert max(map(len, kept)) == 1024
     assert end.says(Invocation("T1499", [])) == []
+
+
+@each_codec
+def test_a_byte_that_is_wrong_means_what_it_means_on_the_long_way(encoding: Codec) -> None:
+    frame = encoding.encode(QUOTE)
+    for at in range(len(frame)):
+        for byte in {0, 1, 0x1E, 0x7D, 0x7F, 0x80, 0x90, 0xC0, frame[at] ^ 1, frame[at] - 1 & 0xFF}:
+            wrong = frame[:at] + bytes([byte]) + frame[at + 1 :]
+            ends = [End(encoding, short=short) for short in (True, False)]
+            for end in ends:
+                end.on("gatewayquote", str, Tick)
+                end.says(QUOTE)
+            assert ends[0].hears(wrong) == ends[1].hears(wrong)
+            assert ends[0].seen == ends[1].seen

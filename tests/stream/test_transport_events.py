@@ -148,3 +148,10 @@ async def test_our_own_end_is_told_as_ours(how: str) -> None:
         await getattr(transport, how)()
         assert (await running).kind is EndingKind.OURS
     assert "secret" not in repr(transport)
+
+
+async def test_an_event_without_data_is_not_handed_over() -> None:
+    got: list[bytes] = []
+    async with connected(Events(b":\r\n\r\ndata: {}\r\n\r\n\r\n")) as (transport, _):
+        await transport.run(got.append)
+    assert got == [b"{}"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from typing import NamedTuple
 
 import pytest
 import trustme
@@ -12,6 +13,12 @@ from keepline.errors import APIError, ConfigError, CredentialError, PermanentErr
 from keepline.http import BODY_LIMIT
 from keepline.stream.tokens import StreamTokens
 from keepline.stream.transport_http import Answer, HttpDoor, TokenPlace, refusal
+
+
+class Token(NamedTuple):
+    access_token: str
+    generation: int
+
 
 SECRET = "eyJ.very.secret"
 
@@ -283,3 +290,32 @@ async def test_no_repr_holds_the_token() -> None:
     assert SECRET not in repr(door)
     assert "s3cret" not in repr(door)
     await door.abort()
+
+
+async def test_behind_a_redirect_only_its_own_token_is_used() -> None:
+    async with serving(ok) as home, serving(ok) as there:
+        door = HttpDoor(home.url, token=TokenPlace(StreamTokens("ours")))
+        await door.request("GET", home.url)
+        door.redirected(there.url, "theirs")
+        await door.request("GET", there.url)
+        await door.close()
+    assert (home.tokens, there.tokens) == (["Bearer ours"], ["Bearer theirs"])
+
+
+async def test_the_token_source_learns_of_a_refusal() -> None:
+    class Tokens:
+        asked: list[int | None] = []  # noqa: RUF012
+
+        async def get(self, *, newer_than: int | None = None) -> Token:
+            self.asked.append(newer_than)
+            return Token(f"t{len(self.asked)}", len(self.asked))
+
+    async def picky(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=401 if request.headers["Authorization"] == "Bearer t1" else 200)
+
+    tokens = Tokens()
+    async with serving(picky) as site:
+        door = HttpDoor(site.url, token=TokenPlace(StreamTokens(tokens)))
+        assert (await door.request("GET", site.url)).status == 200
+        await door.close()
+    assert tokens.asked == [None, 1]

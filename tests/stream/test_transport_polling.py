@@ -142,3 +142,31 @@ async def test_a_goodbye_that_nobody_hears_is_no_error() -> None:
         await transport.open()
     await transport.close()
     assert "secret" not in repr(transport)
+
+
+async def test_a_poll_may_take_longer_than_any_other_request() -> None:
+    release = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse:
+        if "other" in request.path:
+            await asyncio.Event().wait()
+        if site.paths.count("GET /hub") > 1:
+            await release.wait()
+            return web.Response(status=204)
+        return web.Response()
+
+    async with serving(hold) as site:
+        url = f"{site.url}/hub"
+        doors = [HttpDoor(url, timeout_seconds=0.2) for _ in range(2)]
+        transport = PollingTransport(doors[0], url, text=True, max_message_bytes=1000)
+        await transport.open()
+        running = asyncio.ensure_future(transport.run(lambda _: None))
+        with pytest.raises(TransientError):  # what began at the same time has run out of time
+            await doors[1].request("GET", f"{site.url}/other")
+        with pytest.raises(TransientError):
+            await doors[1].request("GET", f"{site.url}/other")
+        assert not running.done()
+        release.set()
+        assert (await running).code == 204
+        await transport.close()
+        await doors[1].close()

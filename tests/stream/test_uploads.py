@@ -121,3 +121,23 @@ async def test_an_iterator_without_aclose_is_fine() -> None:
     (task,) = Uploads(lambda: line).begin({"1": Plain()})
     await task
     assert b"the upload failed (ValueError)" in line.written[0]
+
+
+async def test_an_iterator_is_closed_when_its_item_waits_for_room() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    line = Line()
+    line.room.clear()
+    items = endless()
+    uploads = Uploads(lambda: line)
+    uploads.begin({"1": items})
+    await asyncio.sleep(0)
+    await uploads.stop()
+    assert closed.is_set()

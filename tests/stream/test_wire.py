@@ -517,3 +517,15 @@ def test_a_struct_is_a_value_like_any_other() -> None:
     call = server.wire.invoke("Place", [Order(2)], Order)
     assert server.written() == [Invocation("Place", [{"size": 2}], call)]
     assert server.says(Completion(call, {"size": 3})) == [Answered(call, Order(3))]
+
+
+@each_codec
+def test_nothing_is_kept_of_a_call_that_is_over(encoding: Codec) -> None:
+    types = Types()
+    server = Server(encoding, types=types).opened()
+    ids = [server.wire.invoke("Add", [1], int) for _ in range(2)]
+    ids.append(server.wire.open_stream("Count", [1], int))
+    assert [types.result(call_id) for call_id in ids] == [int] * 3
+    server.says(Completion(ids[0], 1), Completion(ids[2]))
+    server.wire.cancel(ids[1])
+    assert [types.result(call_id) for call_id in ids] == [Any] * 3
