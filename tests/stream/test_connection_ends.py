@@ -268,7 +268,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_left(raw: str, words:
 
 async def test_invalid_utf_8_is_counted_and_the_rest_goes_on() -> None:
     heard = Heard()
-    before = misfits()
+    before = strays("misfit")
     async with connected(heard) as hub:
         peer = await heard.peers.get()
         ticks: asyncio.Queue[str] = asyncio.Queue()
@@ -277,11 +277,11 @@ async def test_invalid_utf_8_is_counted_and_the_rest_goes_on() -> None:
         await peer.socket.send_frame(frame, WSMsgType.TEXT)
         await peer.call("tick", "é")
         assert await ticks.get() == "é"
-    assert misfits() == before + 1
+    assert strays("misfit") == before + 1
 
 
-def misfits() -> float:
-    return REGISTRY.counter("stream_stray_total", "", "kind").value("misfit")
+def strays(kind: str) -> float:
+    return REGISTRY.counter("stream_stray_total", "", "kind").value(kind)
 
 
 async def test_a_frame_above_the_limit_ends_it_and_names_the_setting() -> None:
@@ -303,8 +303,10 @@ async def test_ten_mebibytes_in_one_message_are_no_trouble() -> None:
         assert await sizes.get() == 10 << 20
 
 
-async def test_messages_for_nobody_are_harmless() -> None:
+async def test_messages_for_nobody_are_harmless_and_counted() -> None:
     heard = Heard()
+    kinds = ("completion", "item", "cancellation", "misfit")
+    before = [strays(kind) for kind in kinds]
     async with connected(heard) as hub:
         peer = await heard.peers.get()
         ticks: asyncio.Queue[int] = asyncio.Queue()
@@ -323,6 +325,7 @@ async def test_messages_for_nobody_are_harmless() -> None:
         )
         assert await ticks.get() == 1
         assert hub.state is ConnectionState.CONNECTED
+    assert [strays(kind) for kind in kinds] == [count + 1 for count in before]
 
 
 @pytest.mark.parametrize("sequence", [0, -1, 5])
@@ -510,3 +513,32 @@ def test_nothing_of_aiohttp_is_loaded_before_the_start() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+async def test_who_gives_up_tells_the_server_at_once_and_wants_no_late_answer() -> None:
+    clock = ManualClock()
+    heard = Heard()
+    async with connected(heard, clock=clock, server_timeout=1000.0) as hub:
+        peer = await heard.peers.get()
+        call = asyncio.ensure_future(hub.invoke("Wait", timeout_seconds=3.0))
+        asked = await heard.messages.get()
+        assert asked is not None
+        clock.advance(3.0)
+        with pytest.raises(OutcomeUnknown):
+            await call
+        before = strays("completion")
+        ticked = asyncio.Event()
+        hub.on("tick", ticked.set)
+        await peer.say({"type": 3, "invocationId": asked["invocationId"], "result": 1})
+        await peer.call("tick")
+        await ticked.wait()
+        assert strays("completion") == before
+
+        items = hub.stream("Count")
+        first = asyncio.ensure_future(anext(items))
+        opened = await heard.messages.get()
+        assert opened is not None
+        await peer.say({"type": 2, "invocationId": opened["invocationId"], "item": 1})
+        assert await first == 1
+        await items.aclose()
+        assert await heard.messages.get() == {"type": 5, "invocationId": opened["invocationId"]}

@@ -1,8 +1,10 @@
 """A hub connection over a WebSocket: bytes in order, every end told apart, no goodbye on abort."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha1
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -79,6 +81,49 @@ async def test_the_code_of_a_close_frame_is_told(code: int) -> None:
     _, ending = await ending_of(leave)
     assert (ending.kind, ending.code) == (EndingKind.CLOSED, code)
     assert str(code) in ending.words
+
+
+async def test_a_close_frame_without_a_code_is_one_without_a_code() -> None:
+    async def leave(request: web.Request) -> web.StreamResponse:
+        socket = await websocket(request)
+        await socket.send_frame(b"", WSMsgType.CLOSE)
+        await socket.receive()
+        return socket
+
+    _, ending = await ending_of(leave)
+    assert ending == Ending(EndingKind.CLOSED, "the server closed the WebSocket (1005)", 1005)
+
+
+async def test_abort_drops_what_is_not_sent_yet() -> None:
+    got, aborted = 0, asyncio.Event()
+    done = asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = request.split(b"Sec-WebSocket-Key: ")[1].split(b"\r\n")[0]
+        accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        writer.write(
+            b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )
+        await aborted.wait()
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                got += len(data)
+        done.set()
+
+    size = 64 << 20
+    async with raw_serving(speak) as url:
+        transport = WebSocketTransport(HttpDoor(url), url, text=False, max_message_bytes=1000)
+        await transport.open()
+        writing = asyncio.ensure_future(transport.write([bytes(size)]))
+        await asyncio.sleep(0)
+        await transport.abort()
+        aborted.set()
+        await done.wait()
+        await asyncio.gather(writing, return_exceptions=True)
+    assert got < size
 
 
 async def test_a_cut_is_not_a_close() -> None:
