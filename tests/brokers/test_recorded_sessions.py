@@ -116,6 +116,7 @@ async def test_a_session_of_an_account_with_a_cut_ends_in_the_same_view(
         live.on_fill(fills, full=True)
         async with live:
             await live.connect(until="live")
+            sandbox.signalr.push("Echo", f"you said {token}", hub="user")
             trading = ProjectXTrading(client)
             done = await trading.place(intent(1))
             await fills.first(lambda c: c.value.order_id == done.order_id)
@@ -131,6 +132,9 @@ async def test_a_session_of_an_account_with_a_cut_ends_in_the_same_view(
             expected = known(live.view)
 
     recording = await asyncio.to_thread(Recording, tmp_path / "a.klrec.gz")
+    frames = [entry.data for entry in await asyncio.to_thread(list, recording)]
+    assert f"you said {'*' * len(token)}" in "".join(map(str, frames))
+    assert token not in "".join(map(str, frames))
     playback = Playback(recording, projectx_frames, speed=None)
     events_again, fills_again = Told(), Told()
     again = stream(None, links=playback.link, snapshots=playback.snapshots)

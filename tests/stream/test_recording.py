@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from keepline.errors import Closed, ConfigError, PermanentError
 from keepline.stream import recorder as recorder_module
+from keepline.stream.codec import codec
+from keepline.stream.messages import Invocation
 from keepline.stream.playback import Playback, SignalRFrames
 from keepline.stream.recorder import Recorder
 from keepline.stream.recording import BlockWriter, Entry, Head, Recording
@@ -189,6 +191,27 @@ def test_a_stopped_recorder_says_so(tmp_path: Path) -> None:
     recorder.stop()
     with pytest.raises(Closed, match="stopped"):
         recorder.connection("market")
+
+
+def test_bytes_that_are_text_are_written_as_text(tmp_path: Path, clock: ManualClock) -> None:
+    """So that people can read a recording of JSON; half a character at the end of a chunk stays as it is."""
+    for encoding, kinds in (("json", ["text", "binary"]), ("messagepack", ["binary", "binary"])):
+        with Recorder(tmp_path / encoding, encoding=encoding, clock=clock) as recorder:
+            tap = recorder.connection("market")
+            tap('{"é":1}\x1e'.encode(), clock.boottime())
+            tap(b'{"\xc3', clock.boottime())
+        _, *frames = Recording(tmp_path / encoding)
+        assert [frame.kind for frame in frames] == kinds
+        data = b"".join(f.data.encode() if isinstance(f.data, str) else f.data for f in frames)
+        assert data == '{"é":1}\x1e'.encode() + b'{"\xc3'
+
+
+def test_a_handshake_in_text_begins_a_binary_session_too() -> None:
+    reader = SignalRFrames("messagepack")
+    assert reader.receive("{}\x1e", 0.0) == []
+    assert reader.receive(codec("messagepack").encode(Invocation("Echo", ["x"])), 0.0) == [
+        ("Echo", ["x"])
+    ]
 
 
 async def in_time(clock: ManualClock, work: Coroutine[object, object, int]) -> int:

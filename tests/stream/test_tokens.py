@@ -76,3 +76,12 @@ async def test_a_source_that_has_no_newer_token_yet_is_asked_for_it_again() -> N
 async def test_an_empty_token_is_said_to_be_none() -> None:
     with pytest.raises(TokenUnavailable, match="empty"):
         await StreamTokens(lambda: "")()
+
+
+async def test_a_frame_that_repeats_the_token_hides_it_at_its_length() -> None:
+    tokens = StreamTokens("a secret")
+    assert tokens.hidden_in("before the first") == "before the first"
+    await tokens()
+    assert tokens.hidden_in("you said a secret.") == "you said ********."
+    assert tokens.hidden_in(b"\xffa secret") == b"\xff********"
+    assert tokens.hidden_in(b"nothing of it") == b"nothing of it"

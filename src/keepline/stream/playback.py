@@ -50,12 +50,15 @@ class SignalRFrames:
         if encoding not in ("json", "messagepack"):
             raise ConfigError(f"no such encoding: {encoding!r}", key="encoding")
         self._wire = HubWire(codec(encoding), types=types)
+        self._binary = encoding != "json"
         self._wire.open(0.0)
         self.over: str | None = None
         """Why nothing is read any more: what the server said, None while it goes on."""
 
     def receive(self, frame: bytes | str, now: float) -> list[Message]:
         """The calls of a frame; everything else speaks to the connection, not to its users."""
+        if self._binary and isinstance(frame, str):  # it was recorded as text because it could be
+            frame = frame.encode()
         messages: list[Message] = []
         for happened in self._wire.receive(frame, now):
             if isinstance(happened, Called):
@@ -239,8 +242,9 @@ class PlayedLink:
     async def unsubscribe(self, topic: Topic) -> None:
         """Nothing changes in a recording."""
 
-    async def probe(self) -> None:
-        """Nobody is asked."""
+    async def probe(self) -> bool:
+        """Nobody is there to be asked."""
+        return False
 
     async def close(self) -> None:
         """Stop playing."""

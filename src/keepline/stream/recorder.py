@@ -6,6 +6,7 @@ refuses ends the recording, says so once, and leaves the stream alone; the file 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -34,7 +35,7 @@ class Recorder:
         path: a new file; `.klrec.gz` is the custom.
         stream: the name of what is recorded.
         broker: whose protocol it is.
-        encoding: of a SignalR connection.
+        encoding: of a SignalR connection; with `json` frames of bytes that are text are written as text.
         clock: arrival times are of its boottime.
 
     Example:
@@ -62,6 +63,7 @@ class Recorder:
         self._began = clock.boottime()
         head = Head(started_at=clock.wall(), stream=stream, broker=broker, encoding=encoding)
         self._blocks = BlockWriter(head)
+        self._readable = _as_text if encoding == "json" else _as_it_is
         self._pending: list[Entry] = []
         self._pending_bytes = 0
         self._untold = 0
@@ -170,7 +172,7 @@ class Recorder:
                 while not ending:
                     entries, ending = self._take()
                     for entry in entries:
-                        _write(file.fileno(), self._blocks.add(entry))
+                        _write(file.fileno(), self._blocks.add(self._readable(entry)))
                     _write(file.fileno(), self._blocks.flush())
                 os.fsync(fd)
         except OSError as error:
@@ -206,6 +208,18 @@ class RecordedConnection:
     def lost(self, reason: str, at: float) -> None:
         """The connection ended."""
         self._put(Entry(at - self._began, self._number, "lost", reason))
+
+
+def _as_text(entry: Entry) -> Entry:
+    """Text is smaller and people can read it; what is none (half a character at the end of a chunk) stays bytes."""
+    if isinstance(entry.data, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return Entry(entry.at, entry.connection, "text", entry.data.decode())
+    return entry
+
+
+def _as_it_is(entry: Entry) -> Entry:
+    return entry
 
 
 def _new_file(path: Path) -> int:

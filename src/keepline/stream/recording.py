@@ -2,9 +2,9 @@
 
 Format, version 1: gzip members of JSON lines, so `zcat` shows them. The first line says what this is; each other line
 is `[seconds since the start, connection, kind, data]`. A block is a gzip member of its own, whole or not there: after a
-crash everything before the last block is readable. Invariants: only what the venue sent is recorded, so no token of
-ours can be in it; the recorder never holds up the stream: frames that the disk cannot take are counted and the
-recording says how many are missing and where.
+crash everything before the last block is readable. Invariants: only what the venue sent is recorded, and a token of
+ours that it repeats is hidden before; the recorder never holds up the stream: frames that the disk cannot take are
+counted and the recording says how many are missing and where.
 """
 
 import base64

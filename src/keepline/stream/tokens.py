@@ -48,6 +48,14 @@ class StreamTokens:
         """Whether this token is the one that was handed out last."""
         return self._last is not None and secret_of(self._last) == secret_of(token)
 
+    def hidden_in(self, frame: bytes | str) -> bytes | str:
+        """A frame without the last token, as long as it was: a server may repeat what it was told, in its errors."""
+        secret = "" if self._last is None else secret_of(self._last)
+        if isinstance(frame, str):
+            return frame.replace(secret, "*" * len(secret)) if secret else frame
+        hidden = secret.encode()
+        return frame.replace(hidden, b"*" * len(hidden)) if hidden else frame
+
     async def __call__(self) -> str:
         """The newest token's text.
 

@@ -143,8 +143,12 @@ class SchwabLink:
             self._tokens,
             ssl_context=self._ssl,
             clock=self._clock,
-            tap=self._record,
+            tap=None if self._record is None else self._tap,
         )
+
+    def _tap(self, frame: bytes | str, at: float) -> None:
+        if self._record is not None:
+            self._record(self._tokens.hidden_in(frame), at)
 
     async def _where(self) -> StreamerInfo:
         infos = (await self._client.user_preference()).streamer_info
