@@ -76,6 +76,7 @@ DECIDERS = {
     "brokers/projectx/bars.py",
     "brokers/projectx/depth.py",
     "brokers/projectx/displaced.py",
+    "brokers/projectx/dotnet.py",
     "brokers/projectx/messages.py",
     "brokers/projectx/quotes.py",
     "brokers/projectx/rules.py",

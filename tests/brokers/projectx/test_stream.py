@@ -412,6 +412,22 @@ async def test_a_stream_that_cannot_begin_leaves_nothing_behind(desk: Desk) -> N
     assert caught.value.status == 401
 
 
+async def test_in_messagepack_a_stream_tells_the_same(desk: Desk) -> None:
+    quotes, fills, books = Told(), Told(), Told()
+    async with desk.live(contracts=[CONTRACT], encoding="messagepack") as stream:
+        stream.on_quote(quotes)
+        stream.on_depth(books)
+        stream.on_fill(fills)
+        await ProjectXTrading(desk.client).place(desk.intent(1))
+        (fill, *_) = await fills.until(bool)
+        (quote, *_) = await quotes.until(bool)
+        (book, *_) = await books.until(bool)
+        assert stream.view.fills == {fill.id: fill}
+    assert fill.quantity == 2
+    assert (quote.instrument, book.instrument) == (CONTRACT, CONTRACT)
+    assert quote.bid < quote.ask
+
+
 # -------------------------------------------------------------------------------------------------------------- orders
 
 

@@ -27,7 +27,17 @@ from keepline.brokers.projectx.stream_messages import (
     TradePayload,
 )
 from keepline.brokers.projectx.stream_reading import Doubt, Heard, MarketReader, UserReader
-from keepline.model import Account, DepthUpdate, Fill, MarketTrade, Order, Position, Quote, Side
+from keepline.model import (
+    Account,
+    DepthLevel,
+    DepthUpdate,
+    Fill,
+    MarketTrade,
+    Order,
+    Position,
+    Quote,
+    Side,
+)
 
 LATER = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 
@@ -75,7 +85,13 @@ def test_events_of_others_are_none_of_ours() -> None:
     reader = MarketReader(QuoteMerger())
     assert list(reader.read("SomethingNew", (CONTRACT, 1), AT)) == []
     assert list(reader.read(events.QUOTE, (CONTRACT,), AT)) == []
-    assert list(reader.read(events.QUOTE, (CONTRACT, None), AT)) == []
+    assert list(reader.read(events.QUOTE, (5, {}), AT)) == []
+
+
+def test_what_cannot_be_read_of_the_market_is_a_doubt_of_nobody_s_account() -> None:
+    (doubt,) = MarketReader(QuoteMerger()).read(events.QUOTE, (CONTRACT, None), AT)
+    assert isinstance(doubt, Doubt)
+    assert (doubt.channel, doubt.account) == (events.QUOTE, None)
 
 
 def test_a_quote_is_whole_and_its_moment_is_the_broker_s() -> None:
@@ -132,5 +148,67 @@ def test_depth_that_says_nothing_about_a_level_is_not_told() -> None:
 )
 def test_nothing_that_arrives_raises(channel: str, arguments: list[Any]) -> None:
     UserReader().read(channel, arguments)
-    if channel == events.QUOTE:
-        MarketReader(QuoteMerger()).read(channel, arguments, AT)
+    MarketReader(QuoteMerger()).read(channel, arguments, AT)
+    MarketReader(QuoteMerger()).read(channel, [CONTRACT, *arguments[:1]], AT)
+
+
+# --- MessagePack as .NET writes it ---
+
+
+def dotnet(payload: Any) -> Any:
+    """A map in .NET's form: member names as they are in C#, enums as names, decimals as texts."""
+    names = {
+        "status": {1: "Open", 7: "PendingCancellation"},
+        "side": {0: "Bid", 1: "Ask"},
+        "type": {1: "Limit", 2: "Short"},
+    }
+    decimals = {"size", "limitPrice", "averagePrice", "price", "fees", "balance"}
+    return {
+        key[:1].upper() + key[1:]: names[key][value]
+        if key in names
+        else str(value)
+        if key in decimals and value is not None
+        else value
+        for key, value in payload.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("channel", "payload"),
+    [
+        (events.ACCOUNT, ACCOUNT),
+        (events.ORDER, ORDER),
+        (events.ORDER, {**ORDER, "status": 7}),
+        (events.POSITION, {**POSITION, "type": 2}),
+        (events.TRADE, TRADE),
+    ],
+)
+def test_a_user_event_says_the_same_in_messagepack(channel: str, payload: dict[str, Any]) -> None:
+    expected = UserReader().read(channel, (payload,))
+    assert all(isinstance(found, Heard) for found in expected)
+    told = dotnet(payload)
+    assert UserReader().read(channel, (told,)) == expected
+    assert UserReader().read(channel, ({"Action": 1, "Data": told},)) == expected
+
+
+def test_a_name_that_nobody_knew_is_a_doubt_about_its_account() -> None:
+    (doubt,) = UserReader().read(events.ORDER, ({**dotnet(ORDER), "Status": "Thinking"},))
+    assert isinstance(doubt, Doubt)
+    assert doubt.account == str(ORDER["accountId"])
+
+
+def test_market_events_say_the_same_in_messagepack() -> None:
+    reader = MarketReader(QuoteMerger())
+    (quote,) = reader.read(events.QUOTE, (CONTRACT, {"BestBid": "1.5", "Timestamp": AT}), AT)
+    assert isinstance(quote, Heard)
+    assert quote.value == Quote(instrument=CONTRACT, at=AT, bid=1.5)
+    trade = {"Price": 2, "Volume": 3, "Type": "Sell", "Timestamp": AT, "SymbolId": "F.US.MNQ"}
+    (told,) = reader.read(events.MARKET_TRADE, (CONTRACT, [trade]), AT)
+    assert isinstance(told, Heard)
+    assert told.value == MarketTrade(instrument=CONTRACT, at=AT, price=2, size=3, side=Side.SELL)
+    entry = {"Type": "NewBestBid", "Price": 2.0, "Volume": 3, "Timestamp": AT}
+    (book,) = reader.read(events.DEPTH, (CONTRACT, [entry]), AT)
+    assert isinstance(book, Heard)
+    assert isinstance(book.value, DepthUpdate)
+    assert book.value.bids == (DepthLevel(2.0, 3.0),)
+    assert events.market_types("messagepack") == dict.fromkeys(events.MARKET_EVENTS, ())

@@ -36,7 +36,7 @@ def projectx_frames(encoding: str = "json") -> SignalRFrames:
     Raises:
         ConfigError: there is no such encoding.
     """
-    return SignalRFrames(encoding, stream_types())
+    return SignalRFrames(encoding, stream_types(encoding))
 
 
 class ProjectXValues:

@@ -17,7 +17,7 @@ from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.quotes import QuoteMerger
 from keepline.brokers.projectx.snapshot import ProjectXSnapshots
 from keepline.brokers.projectx.stream_links import Endpoint, ProjectXLinks, Tap
-from keepline.brokers.projectx.stream_messages import DEPTH, MARKET_TRADE, QUOTE
+from keepline.brokers.projectx.stream_messages import DEPTH, MARKET_EVENTS, MARKET_TRADE, QUOTE
 from keepline.brokers.projectx.stream_reading import Doubt, Heard
 from keepline.brokers.projectx.stream_topics import (
     account_ids,
@@ -281,7 +281,9 @@ class ProjectXStream(BrokerStream):
             self._events.receive(value)
 
     def _doubt(self, doubt: Doubt) -> None:
-        if self._events is None or (doubt.account and doubt.account not in self.accounts):
+        if self._events is None or doubt.channel in MARKET_EVENTS:
+            return  # what the market said cannot be asked for
+        if doubt.account and doubt.account not in self.accounts:
             return
         whom = (doubt.account,) if doubt.account else ()
         reason = f"{doubt.channel}: {doubt.reason}"

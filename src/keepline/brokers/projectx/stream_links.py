@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from keepline.brokers.projectx.displaced import Displaced
 from keepline.brokers.projectx.quotes import QuoteMerger
 from keepline.brokers.projectx.stream_link import ProjectXLink, Read
-from keepline.brokers.projectx.stream_messages import LOGOUT, MARKET_EVENTS, USER_EVENTS
+from keepline.brokers.projectx.stream_messages import LOGOUT, USER_EVENTS, market_types
 from keepline.brokers.projectx.stream_reading import Doubt, Heard, MarketReader, UserReader
 from keepline.clock import Clock
 from keepline.errors import ConfigError
@@ -40,10 +40,6 @@ class Tap(Protocol):
         ...
 
 
-_TYPES: Final[Mapping[Endpoint, Mapping[str, tuple[Any, ...]]]] = {
-    "user": {LOGOUT: (), **dict.fromkeys(USER_EVENTS, ())},
-    "market": {LOGOUT: (), **MARKET_EVENTS},
-}
 # gives back what nobody has: it must be answered and does nothing
 _PROBES: Final[Mapping[Endpoint, tuple[Any, ...]]] = {
     "user": ("UnsubscribeOrders", 0),
@@ -142,15 +138,21 @@ class ProjectXLinks:
     def _signalr(self, endpoint: Endpoint, tap: Tap | None) -> Link:
         from keepline.stream.signalr_link import SignalRLink
 
+        tokens = self.tokens[endpoint]
         return SignalRLink(
             f"{self._base_url}/hubs/{endpoint}",
-            self.tokens[endpoint],
-            types=_TYPES[endpoint],
+            tokens,
+            types=_types(endpoint, self._options.get("encoding", "json")),
             probe=_PROBES[endpoint],
             clock=self._clock,
-            tap=tap,
+            tap=tap and (lambda frame, at: tap(tokens.hidden_in(frame), at)),
             **self._options,
         )
 
     def __repr__(self) -> str:
         return f"<ProjectXLinks {self._base_url}>"
+
+
+def _types(endpoint: Endpoint, encoding: str) -> Mapping[str, tuple[Any, ...]]:
+    events = dict.fromkeys(USER_EVENTS, ()) if endpoint == "user" else market_types(encoding)
+    return {LOGOUT: (), **events}

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from keepline.brokers.messages import OpenIntEnum
+from keepline.brokers.projectx.dotnet import as_json_writes
 from keepline.brokers.projectx.messages import AccountInfo, OrderInfo, PositionInfo, TradeInfo
 from keepline.stream.binding import Types
 
@@ -32,12 +33,15 @@ __all__ = [
     "USER_EVENTS",
     "DepthPayload",
     "DepthType",
+    "MarketPayload",
     "QuotePayload",
     "TradeLogType",
     "TradePayload",
     "Unreadable",
     "UserEvent",
     "each",
+    "market_events",
+    "market_types",
     "moment_of",
     "stream_types",
     "user_events",
@@ -131,15 +135,42 @@ MARKET_EVENTS: Mapping[str, tuple[Any, ...]] = {
     MARKET_TRADE: (str, list[TradePayload] | TradePayload),
     DEPTH: (str, list[DepthPayload] | DepthPayload),
 }
-"""Event to the types of its arguments, for a decoder of the hub protocol."""
+"""Event to the types of its arguments, for a decoder of the hub protocol in JSON."""
+
+MarketPayload: TypeAlias = QuotePayload | TradePayload | DepthPayload
+_MARKET_KINDS: Mapping[str, type[MarketPayload]] = {
+    QUOTE: QuotePayload,
+    MARKET_TRADE: TradePayload,
+    DEPTH: DepthPayload,
+}
 
 
-def stream_types() -> Types:
+def market_types(encoding: str = "json") -> Mapping[str, tuple[Any, ...]]:
+    """`MARKET_EVENTS` where it fits: in MessagePack members have other names, and come as plain values."""
+    return MARKET_EVENTS if encoding == "json" else dict.fromkeys(MARKET_EVENTS, ())
+
+
+def stream_types(encoding: str = "json") -> Types:
     """What decodes the events of both endpoints: market events into types, user events into plain values."""
     types = Types()
-    for channel, kinds in MARKET_EVENTS.items():
-        types.expect(channel, *kinds)
+    for channel, kinds in market_types(encoding).items():
+        if kinds:
+            types.expect(channel, *kinds)
     return types
+
+
+def market_events(channel: str, payload: Any) -> "list[MarketPayload] | Unreadable":
+    """The entries of a market event, out of typed or plain values."""
+    kind = _MARKET_KINDS[channel]
+    try:
+        return [
+            item
+            if isinstance(item, kind)
+            else msgspec.convert(as_json_writes(item, kind), kind, strict=False)
+            for item in each(payload)
+        ]
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        return Unreadable(channel, str(error)[:200])
 
 
 def each(payload: Any) -> list[Any]:
@@ -210,14 +241,22 @@ def _unwrapped(payload: Any, action: int | None) -> Iterator[tuple[Any, int | No
     if isinstance(payload, list):
         for item in payload:
             yield from _unwrapped(item, action)
-    elif isinstance(payload, dict) and "data" in payload and "id" not in payload:
-        number = payload.get("action")
-        data = payload["data"]
+    elif isinstance(payload, dict) and (_names(payload) & {"data", "id"}) == {"data"}:
+        wrapped = {_name(key): value for key, value in payload.items()}
+        number, data = wrapped.get("action"), wrapped["data"]
         known = number if isinstance(number, int) and not isinstance(number, bool) else None
         # only one wrapping is known; a second one is no event
         yield from ((item, known) for item in each(data))
     else:
         yield payload, action
+
+
+def _names(payload: dict[Any, Any]) -> set[Any]:
+    return set(map(_name, payload))
+
+
+def _name(key: Any) -> Any:
+    return key.lower() if isinstance(key, str) else key
 
 
 def _read(
@@ -226,7 +265,12 @@ def _read(
     try:
         return UserEvent(msgspec.convert(item, kind), action)
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        return Unreadable(channel, str(error)[:200], _account(item))
+        problem = error
+    plain = as_json_writes(item, kind)
+    try:
+        return UserEvent(msgspec.convert(plain, kind), action)
+    except (msgspec.ValidationError, ValueError, OverflowError):
+        return Unreadable(channel, str(problem)[:200], _account(plain))
 
 
 def _account(item: Any) -> str | None:

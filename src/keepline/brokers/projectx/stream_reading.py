@@ -7,7 +7,7 @@ was passed over would be lost.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -16,15 +16,15 @@ from keepline.brokers.projectx.messages import AccountInfo, OrderInfo, PositionI
 from keepline.brokers.projectx.quotes import QuoteMerger
 from keepline.brokers.projectx.stream_messages import (
     DEPTH,
-    MARKET_TRADE,
-    QUOTE,
+    MARKET_EVENTS,
     USER_EVENTS,
     DepthPayload,
+    MarketPayload,
     QuotePayload,
     TradePayload,
     Unreadable,
     UserInfo,
-    each,
+    market_events,
     moment_of,
     user_events,
 )
@@ -131,24 +131,31 @@ class MarketReader:
 
         Args:
             channel: the event's name.
-            arguments: contract and payload, in the types of `MARKET_EVENTS`.
+            arguments: contract and payload, in the types of `MARKET_EVENTS` or plain.
             arrived: when, by our clock; taken where the broker does not say.
         """
         if len(arguments) != 2:
             return _NOTHING
         contract, payload = arguments
-        if channel == QUOTE and isinstance(payload, QuotePayload):
-            at = moment_of(payload.timestamp, payload.last_updated) or arrived
-            return [Heard(contract, self._quotes.apply(contract, payload, at))]
+        if type(payload) is QuotePayload:  # the way of most messages
+            return [self._quote(contract, payload, arrived)]
+        if channel not in MARKET_EVENTS or not isinstance(contract, str):
+            return _NOTHING
+        entries = market_events(channel, payload)
+        if isinstance(entries, Unreadable):
+            return [Doubt(channel, entries.reason)]
         if channel == DEPTH:
-            return self._depth(contract, each(payload), arrived)
-        if channel == MARKET_TRADE:
-            return [
-                Heard(contract, market_trade_of(contract, trade, arrived))
-                for trade in each(payload)
-                if isinstance(trade, TradePayload)
-            ]
-        return _NOTHING
+            return self._depth(contract, cast(list[DepthPayload], entries), arrived)
+        return [self._one(contract, entry, arrived) for entry in entries]
+
+    def _one(self, contract: str, entry: MarketPayload, arrived: datetime) -> Heard:
+        if isinstance(entry, TradePayload):
+            return Heard(contract, market_trade_of(contract, entry, arrived))
+        return self._quote(contract, cast(QuotePayload, entry), arrived)
+
+    def _quote(self, contract: str, payload: QuotePayload, arrived: datetime) -> Heard:
+        at = moment_of(payload.timestamp, payload.last_updated) or arrived
+        return Heard(contract, self._quotes.apply(contract, payload, at))
 
     def book(self, contract: str) -> DepthBook | None:
         """A contract's book on this connection, None before its first event."""
