@@ -75,6 +75,16 @@ async def test_streams_go_both_ways(encoding: str, transport: str) -> None:
         assert [item async for item in hub.stream("StreamBack", numbers(5))] == [0, 1, 2, 3, 4]
 
 
+async def test_several_uploads_and_a_call_go_on_side_by_side() -> None:
+    async with connected() as hub:
+        uploads = [hub.invoke("Upload", numbers(count)) for count in (30, 40)]
+        assert await asyncio.gather(*uploads, hub.invoke("Add", 1, 2)) == [
+            await hub.invoke("Upload", numbers(30)),
+            await hub.invoke("Upload", numbers(40)),
+            3,
+        ]
+
+
 async def test_what_arrives_is_decoded_into_the_types_that_were_asked_for() -> None:
     class Pair(msgspec.Struct):
         left: int

@@ -1,4 +1,4 @@
-"""The calls of one hub connection: done one after another, with streams beside them in both directions.
+"""The calls of one hub connection: done one after another, and beside them those with streams in either direction.
 
 Invariants: a call is answered once, whatever its method does; an upload holds at most ten items, then its client waits;
 a stream goes no faster than its client reads; when the connection ends so does everything under way.
@@ -229,7 +229,7 @@ class Calls:
             arguments = (*call.arguments, *uploads)
             if isinstance(call, StreamInvocation):
                 self._begin_stream(call, method, arguments)
-            elif method.beside:
+            elif method.beside or call.stream_ids:
                 self._spawn(self._run(call, method, arguments))
             else:
                 await self._run(call, method, arguments)
