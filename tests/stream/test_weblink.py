@@ -289,3 +289,91 @@ async def test_one_session_serves_all_links_and_the_last_one_closes_it() -> None
         await lease.release()
         await lease.release()
         assert lease.session.closed
+
+
+async def test_a_recording_that_fails_ends_itself_and_not_the_link() -> None:
+    frames: list[bytes | str] = []
+
+    def tap(data: bytes | str, at: float) -> None:
+        frames.append(data)
+        raise OSError("the disk is full")
+
+    async with broker() as far:
+        link = WireLink(ToyWire, f"{far.url}/stream", "t", tap=tap)
+        await link.open(nothing)
+        await link.subscribe(TOPIC)
+        assert len(frames) == 1
+        await link.close()
+
+
+@pytest.mark.parametrize("where", ["receive", "take", "expire", "sink"])
+async def test_a_defect_in_a_wire_or_a_sink_ends_the_link_in_words(where: str) -> None:
+    class Broken(ToyWire):
+        armed = False
+
+        def receive(self, data: bytes | str, now: float) -> Sequence[WireEvent]:
+            return self._maybe("receive", super().receive(data, now))
+
+        def take(self) -> list[bytes | str]:
+            return self._maybe("take", super().take())
+
+        def expire(self, now: float) -> Sequence[WireEvent]:
+            return self._maybe("expire", super().expire(now))
+
+        def _maybe(self, here: str, value: Any) -> Any:
+            if self.armed and where == here:
+                raise ZeroDivisionError("a defect")
+            return value
+
+    def sink(channel: str, arguments: Sequence[Any], at: float) -> None:
+        raise ZeroDivisionError("a defect")
+
+    wire, clock = Broken(), ManualClock()
+    async with broker() as far:
+        link = WireLink(wire, f"{far.url}/stream", "t", clock=clock)
+        await link.open(sink if where == "sink" else nothing)
+        wire.armed = True
+        if where == "expire":
+            clock.advance(30.0)
+        elif where == "sink":
+            assert far.socket is not None
+            await far.socket.send_json({"channel": "quotes", "data": 1})
+        else:
+            with pytest.raises(TransientError, match="ended first"):
+                await link.subscribe(TOPIC)
+        lost = await link.closed()
+        assert (lost.reason, lost.error) == ("cut", "the link failed (ZeroDivisionError)")
+        wire.armed = False
+        await link.close()
+
+
+async def test_a_goodbye_to_a_peer_that_reads_nothing_lets_go_of_the_socket() -> None:
+    class Talkative(ToyWire):
+        def close(self, now: float) -> None:
+            self._say("x" * (64 << 20))
+
+    deaf = asyncio.Event()
+
+    async def ignore(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        said = await socket.receive_json()
+        await socket.send_json({"ref": said["ref"]})
+        await deaf.wait()
+        return socket
+
+    async with broker(deaf=ignore) as far:
+        link = WireLink(Talkative(), f"{far.url}/deaf", "t", clock=ManualClock())
+        await link.open(nothing)
+        assert link._socket is not None
+        bare = link._socket.get_extra_info("socket")
+        closing = asyncio.ensure_future(link.close())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closing.done(), "nobody reads the goodbye"
+        closing.cancel()
+        await asyncio.wait({closing})
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert bare.fileno() == -1
+        deaf.set()

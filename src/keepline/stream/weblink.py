@@ -7,8 +7,11 @@ blocks the writer alone.
 """
 
 import asyncio
+import contextlib
+import logging
+import socket as sockets
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WireLink"]
 
+log = logging.getLogger("keepline.stream")
+
 _NEVER = float("inf")
 _GOODBYE_SECONDS = (
     2.0  # for the peer's answer to our Close frame: a stop must not hang on a dead peer
@@ -50,7 +55,7 @@ class WireLink:
         ssl_context: whom to trust; None is the system's store.
         max_message_bytes: a larger frame ends the connection.
         clock: time.
-        tap: gets every frame with its arrival time before the wire does (recording).
+        tap: gets every frame with its arrival time before the wire does (recording); one that raises is let go.
 
     Raises:
         ConfigError: the address is not a WebSocket's.
@@ -106,8 +111,8 @@ class WireLink:
             socket = self._socket = await self._connect()
             self._wire.open(token, self._clock.boottime())
             self._tasks = [
-                loop.create_task(self._read(socket), name="stream reader"),
-                loop.create_task(self._write(socket), name="stream writer"),
+                loop.create_task(self._guarded(self._read(socket)), name="stream reader"),
+                loop.create_task(self._guarded(self._write(socket)), name="stream writer"),
             ]
             self._attend()
             await self._opened
@@ -184,6 +189,9 @@ class WireLink:
                 await socket.close()
         except OSError:
             pass  # nobody listens to a goodbye on a broken connection
+        finally:
+            if not socket.closed:
+                _cut(socket)
 
     async def _connect(self) -> "aiohttp.ClientWebSocketResponse":
         import aiohttp
@@ -201,6 +209,14 @@ class WireLink:
             cause = error if isinstance(error, OSError) else None
             raise dial_error(error, endpoint=self._endpoint) from cause
 
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A defect in a wire or a sink ends the connection in words, not in silence."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("the link to %s failed", self._endpoint)
+            self._end(Lost("cut", f"the link failed ({type(error).__name__})"))
+
     async def _read(self, socket: "aiohttp.ClientWebSocketResponse") -> None:
         import aiohttp
 
@@ -212,9 +228,17 @@ class WireLink:
                 return
             now = self._clock.boottime()
             if self._tap is not None:
-                self._tap(message.data, now)
+                self._record(message.data, now)
             self._apply(self._wire.receive(message.data, now), now)
             self._attend()
+
+    def _record(self, data: bytes | str, at: float) -> None:
+        assert self._tap is not None
+        try:
+            self._tap(data, at)
+        except Exception:
+            self._tap = None
+            log.exception("the recording of %s stopped", self._endpoint)
 
     async def _write(self, socket: "aiohttp.ClientWebSocketResponse") -> None:
         try:
@@ -249,7 +273,9 @@ class WireLink:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_for = deadline
-        self._timer = asyncio.get_running_loop().create_task(self._watch(), name="stream timer")
+        self._timer = asyncio.get_running_loop().create_task(
+            self._guarded(self._watch()), name="stream timer"
+        )
 
     def _apply(self, events: Sequence[WireEvent], now: float) -> None:
         for event in events:
@@ -306,6 +332,13 @@ async def _send(socket: "aiohttp.ClientWebSocketResponse", frames: Sequence[byte
             await socket.send_str(frame)
         else:
             await socket.send_bytes(frame)
+
+
+def _cut(socket: "aiohttp.ClientWebSocketResponse") -> None:
+    """End a connection whose buffers are full: a Close frame would wait for ever behind them."""
+    if (bare := socket.get_extra_info("socket")) is not None:
+        with contextlib.suppress(OSError):
+            bare.shutdown(sockets.SHUT_RDWR)
 
 
 def _settle(answer: asyncio.Future[None] | None, error: APIError | None) -> None:
