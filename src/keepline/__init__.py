@@ -80,7 +80,8 @@ if TYPE_CHECKING:
     from keepline.stream.manager import EventRouter, StreamManager
     from keepline.stream.port import Topic
     from keepline.stream.settings import StreamSettings
-    from keepline.stream.signalr_manager import SignalRConnectionManager, StreamConfig
+    from keepline.stream.signalr_config import StreamConfig
+    from keepline.stream.signalr_manager import SignalRConnectionManager
 
 __version__ = "0.1.0"
 
@@ -245,7 +246,8 @@ _HOME = {
     "keepline.stream.manager": ("EventRouter", "StreamManager"),
     "keepline.stream.port": ("Topic",),
     "keepline.stream.settings": ("StreamSettings",),
-    "keepline.stream.signalr_manager": ("SignalRConnectionManager", "StreamConfig"),
+    "keepline.stream.signalr_config": ("StreamConfig",),
+    "keepline.stream.signalr_manager": ("SignalRConnectionManager",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

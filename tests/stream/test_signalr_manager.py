@@ -13,8 +13,10 @@ from keepline.sandbox.server import SandboxServer
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.health import HealthStatus
 from keepline.stream.port import Topic
+from keepline.stream.settings import StreamSettings
+from keepline.stream.signalr_config import StreamConfig
 from keepline.stream.signalr_link import SignalRLink
-from keepline.stream.signalr_manager import SignalRConnectionManager, StreamConfig
+from keepline.stream.signalr_manager import SignalRConnectionManager
 from keepline.testing import ManualClock
 
 TICKS = Topic("Tick", ("Push", "Tick", 3))
@@ -205,11 +207,82 @@ async def test_any_answer_to_a_probe_is_an_answer(probe: tuple[str, ...]) -> Non
         ({"url": "x", "heartbeats": 3}, "not known; there are attempt_timeout"),
         ({"url": "https://x", "endpoints": "user"}, "a list of paths"),
         ({"url": "https://x", "attempt_timeout": 0}, "a number of seconds above 0"),
+        ("https://x", "a StreamConfig or a mapping, not str"),
+        ({"url": 5}, r"\[url\]: the address of the hub is needed"),
+        ({"url": "ftp://x"}, "begins with https"),
+        ({"url": "http://far.example"}, "a token is only sent to an https"),
+        ({"url": "https://x", "encoding": "xml"}, "say 'json' or 'messagepack'"),
+        ({"url": "https://x", "transports": ()}, r"\[transports\]"),
+        ({"url": "https://x", "token_in": "cookie"}, r"\[token_in\]"),
+        ({"url": "https://x", "keep_alive": 0}, r"\[keep_alive\]"),
+        ({"url": "https://x", "server_timeout": -1}, r"\[server_timeout\]"),
+        ({"url": "https://x", "endpoints": {"user": 5}}, "a list of paths"),
+        ({"url": "https://x", "endpoints": ("a/hub", "b/hub")}, "two paths end alike"),
+        ({"url": "https://x", "options": {"nope": 1}}, r"\[options\]: not what a connection takes"),
+        ({"url": "https://x", "types": {"Tick": int}}, "one type for each argument of Tick"),
+        ({"url": "https://x", "probe": "WhoAmI"}, "a method and its arguments"),
+        ({"url": "https://x", "ladder": 5}, "a Ladder, not 5"),
+        ({"url": "https://x", "attempts": "3"}, "a number from 1 up, not '3'"),
+        ({"url": "https://x", "mailbox": True}, "a number from 1 up, not True"),
+        ({"url": "https://x", "backoff": 5}, "seconds before each dial"),
+        ({"url": "https://x", "backoff": []}, "seconds before each dial"),
+        ({"url": "https://x", "backoff": ["soon"]}, "seconds before each dial"),
+        ({"url": "https://x", "heartbeat": "30"}, "a number of seconds above 0, not '30'"),
+        ({"url": "https://x", "stale_after": float("nan")}, "a number of seconds above 0, not nan"),
+        ({"url": "https://x", "min_life": "30"}, "a number, not '30'"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(config: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        SignalRConnectionManager(None, None, config)
+        SignalRConnectionManager(lambda: "secret", None, config)
+
+
+def test_the_numbers_of_the_contract_are_the_defaults() -> None:
+    config = StreamConfig(url="https://x")
+    assert config.backoff == (0.0, 2.0, 10.0, 30.0, 60.0)
+    assert (config.keep_alive, config.server_timeout) == (15.0, 30.0)
+    assert (config.heartbeat, config.stale_after, config.attempt_timeout) == (30.0, 120.0, 15.0)
+    assert (config.encoding, config.attempts) == ("json", None)
+    assert config.settings == StreamSettings()
+
+
+async def test_what_a_hub_says_without_being_asked_is_heard_from_its_first_frame_on() -> None:
+    got: list[int] = []
+    async with SandboxServer() as sandbox, streams(sandbox) as (made, _, __):
+        for channel in ("Tick", "TICK"):
+            made.subscribe(channel, got.append, inline=True)
+        link = made._factory("", f"{sandbox.url}/hubs/test", None)()
+        await link.open(lambda channel, arguments, _: got.append((channel, *arguments)))  # type: ignore[arg-type]
+        await link.connection.invoke("Push", "Tick", 1)  # type: ignore[attr-defined]
+        await link.close()
+    assert sorted(got) == [("TICK", 0), ("Tick", 0)]  # type: ignore[comparison-overlap]
+
+
+async def test_channels_are_heard_in_every_spelling_that_somebody_subscribed() -> None:
+    got: list[tuple[str, int]] = []
+    async with (
+        SandboxServer() as sandbox,
+        streams(sandbox, types={"tick": (int,)}) as (made, _, __),
+    ):
+        for channel in ("tick", "TICK"):
+            made.subscribe(channel, lambda n, c=channel: got.append((c, n)), inline=True)
+        await made.connect(until="live")
+        await made.invoke("Push", "Tick", 1)
+        assert sorted(got) == [("TICK", 0), ("tick", 0)]
+
+
+async def test_a_block_that_is_never_entered_leaves_no_hub_behind() -> None:
+    before = asyncio.all_tasks()
+    async with SandboxServer() as sandbox:
+        tokens = Tokens()
+        config = {"url": f"{sandbox.url}/hubs", "endpoints": ["test", "none"], "attempts": 1}
+        made = SignalRConnectionManager(tokens, None, config, clock=ManualClock())
+        with pytest.raises(PermanentError, match="404"):
+            async with made:
+                raise AssertionError("one of the hubs is not there")
+        assert made.hub("test").state is ConnectionState.DISCONNECTED
+        assert tokens.followers == []
+    assert asyncio.all_tasks() == before
 
 
 def test_addresses_of_hubs_keep_the_query_and_have_names() -> None:

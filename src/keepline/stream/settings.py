@@ -11,6 +11,16 @@ from keepline.stream.health import Ladder
 __all__ = ["StreamSettings"]
 
 
+_SECONDS = (
+    "attempt_timeout",
+    "heartbeat",
+    "reconcile_timeout",
+    "request_timeout",
+    "stale_after",
+    "stop_timeout",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
     """What the manager of a stream does when.
@@ -51,9 +61,31 @@ class StreamSettings:
     stop_timeout: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("attempt_timeout", "request_timeout", "reconcile_timeout", "stop_timeout"):
+        for name in _SECONDS:
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
+            if not (_is_number(value) and 0 < value < float("inf")):
                 raise ConfigError(f"a number of seconds above 0, not {value!r}", key=name)
-        if self.mailbox < 1:
-            raise ConfigError(f"a number from 1 up, not {self.mailbox!r}", key="mailbox")
+        for name in ("jitter", "min_life"):
+            value = getattr(self, name)
+            if not _is_number(value):
+                raise ConfigError(f"a number, not {value!r}", key=name)
+        whole = (
+            ("mailbox", "parallel")
+            if self.attempts is None
+            else ("mailbox", "parallel", "attempts")
+        )
+        for name in whole:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"a number from 1 up, not {value!r}", key=name)
+        delays: object = self.backoff
+        if not (isinstance(delays, tuple | list) and delays and all(map(_is_number, delays))):
+            raise ConfigError(
+                f"seconds before each dial, (0, 2, 10), not {delays!r}", key="backoff"
+            )
+        if not isinstance(self.ladder, Ladder):
+            raise ConfigError(f"a Ladder, not {self.ladder!r}", key="ladder")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -4,7 +4,7 @@ Invariants: a handler is there before its topic is asked for, so no message find
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keepline.errors import PermanentError
@@ -23,6 +23,7 @@ class SignalRLink:
         token: whatever gives the token; None when the hub wants none.
         types: by channel, into what its arguments are decoded, one type for each; plain values without.
         probe: method and arguments of a call that does no harm and must be answered, be it with an error; () for none.
+        channels: what is listened to from the first frame on, as a server may speak without being asked.
         options: more of `SignalRConnection`: `encoding`, `transports`, `skip_negotiation`, `token_in`, `tap`, ….
 
     Raises:
@@ -36,6 +37,7 @@ class SignalRLink:
         *,
         types: Mapping[str, Sequence[Any]] | None = None,
         probe: Sequence[Any] = (),
+        channels: Iterable[str] = (),
         **options: Any,
     ) -> None:
         self._connection = SignalRConnection(url, token, **options)
@@ -43,7 +45,9 @@ class SignalRLink:
         self._probe = tuple(probe)
         self._sink: Sink | None = None
         self._heard: set[str] = set()
-        for channel in types or ():
+        wanted = tuple(channels)
+        spelled = {channel.lower() for channel in wanted}
+        for channel in (*wanted, *(name for name in types or () if name.lower() not in spelled)):
             self._hear(channel)
 
     @property
@@ -92,9 +96,11 @@ class SignalRLink:
         return await self._connection.closed()
 
     def _hear(self, channel: str) -> None:
-        if channel.lower() in self._heard:
+        if channel in self._heard:
             return
-        self._heard.add(channel.lower())
+        self._heard.add(
+            channel
+        )  # as it is spelled: each spelling is a channel to those who subscribed it
         connection = self._connection
 
         def handle(*arguments: Any) -> None:

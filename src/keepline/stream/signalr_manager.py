@@ -6,8 +6,15 @@ where the broker allows two connections; credentials are whatever can be asked f
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from keepline import telemetry
@@ -15,15 +22,15 @@ from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import ConfigError
 from keepline.stream.delivery import Callback
 from keepline.stream.events import ConnectionState, StreamEvent, StreamMessage
-from keepline.stream.health import HealthStatus, Ladder
+from keepline.stream.health import HealthStatus
 from keepline.stream.manager import EventRouter, StreamManager, Until, VenueTime
 from keepline.stream.port import KeyOf, Link, Reconciling, Topic, key_of_first_text
 from keepline.stream.routing import ConflateBy
-from keepline.stream.settings import StreamSettings
+from keepline.stream.signalr_config import StreamConfig
 from keepline.stream.signalr_link import SignalRLink
 from keepline.stream.tokens import StreamTokens, StreamTokenSource
 
-__all__ = ["SignalRConnectionManager", "StreamConfig"]
+__all__ = ["SignalRConnectionManager"]
 
 log = logging.getLogger("keepline.stream")
 
@@ -35,113 +42,6 @@ _STATES = (
     ConnectionState.CONNECTED,
 )
 _HEALTHS = (HealthStatus.UNHEALTHY, HealthStatus.DEGRADED, HealthStatus.HEALTHY)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig:
-    """Where the hubs are and how they are kept.
-
-    Attributes:
-        url: the hub, or what the endpoints are appended to.
-        endpoints: paths of the hubs below `url` by name, or just the paths; empty when `url` is the hub itself.
-        name: how logs, metrics and events call the stream; hubs add theirs behind a slash.
-        backoff: seconds before the first, second, … dial; the last repeats.
-        jitter: share by which these are spread both ways.
-        attempts: dials in a row that may fail before the stream has FAILED; None goes on for ever.
-        min_life: seconds that a connection must live, with data, before its failures are forgotten.
-        keep_alive: seconds of our own silence after which a protocol ping goes out.
-        server_timeout: seconds of the server's silence after which the connection is lost.
-        heartbeat: seconds between looks at the health.
-        stale_after: seconds of silence after which a topic without a cadence is asked about.
-        attempt_timeout: seconds for one attempt to connect.
-        request_timeout: seconds for the answer to a subscription or a probe.
-        reconcile_timeout: seconds for one try to make right what was missed.
-        stop_timeout: seconds for a goodbye and for callbacks that are still running.
-        encoding: `json` or `messagepack`.
-        transports: which may be used.
-        skip_negotiation: go straight to a WebSocket.
-        token_in: `header` or `query`.
-        stateful: ask for stateful reconnect.
-        two_connections: whether the broker allows a second connection while a new token takes over.
-        renew_with_token: whether a newer token makes a newer connection.
-        probe: method and arguments of a call that does no harm and must be answered; () for none.
-        types: by channel, into what its arguments are decoded.
-        mailbox: messages that may wait for one callback.
-        ladder: what is done about a stale topic, and when.
-        options: more of `SignalRConnection`: `headers`, `ssl_context`, `max_message_bytes`, `tap`, ….
-
-    Raises:
-        ConfigError: no address, or a number that makes no sense.
-    """
-
-    url: str = ""
-    endpoints: Mapping[str, str] | Sequence[str] = ()
-    name: str = "signalr"
-    backoff: tuple[float, ...] = (0.0, 2.0, 10.0, 30.0, 60.0)
-    jitter: float = 0.2
-    attempts: int | None = None
-    min_life: float = 30.0
-    keep_alive: float = 15.0
-    server_timeout: float = 30.0
-    heartbeat: float = 30.0
-    stale_after: float = 120.0
-    attempt_timeout: float = 15.0
-    request_timeout: float = 15.0
-    reconcile_timeout: float = 60.0
-    stop_timeout: float = 2.0
-    encoding: str = "json"
-    transports: Sequence[str] = ("websockets", "events", "polling")
-    skip_negotiation: bool = False
-    token_in: str = "header"  # noqa: S105 - a place, not a token
-    stateful: bool = False
-    two_connections: bool = True
-    renew_with_token: bool = True
-    probe: Sequence[Any] = ()
-    types: Mapping[str, Sequence[Any]] | None = None
-    mailbox: int = 10_000
-    ladder: Ladder | None = None
-    options: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.url:
-            raise ConfigError(
-                'the address of the hub is needed: {"url": "https://…/hubs/market"}', key="url"
-            )
-        if isinstance(self.endpoints, str):
-            raise ConfigError("a list of paths, or paths by name, is needed", key="endpoints")
-
-    @classmethod
-    def of(cls, config: "StreamConfig | Mapping[str, Any] | None") -> "StreamConfig":
-        """A configuration from one, or from a mapping.
-
-        Raises:
-            ConfigError: a key that is not known, or as above.
-        """
-        if isinstance(config, StreamConfig):
-            return config
-        known = {field.name for field in fields(cls)}
-        values = {key: _frozen(value) for key, value in (config or {}).items()}
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"not known; there are {', '.join(sorted(known))}", key=str(key))
-        return cls(**values)
-
-    @property
-    def hubs(self) -> dict[str, str]:
-        """The addresses of the hubs by name; "" is the name of a single one without a path."""
-        if not self.endpoints:
-            return {"": self.url}
-        paths = self.endpoints
-        if not isinstance(paths, Mapping):
-            paths = {path.strip("/").rsplit("/", 1)[-1]: path for path in paths}
-        return {name: _joined(self.url, path) for name, path in paths.items()}
-
-    @property
-    def settings(self) -> StreamSettings:
-        """What the manager of each hub does when."""
-        names = {field.name for field in fields(StreamSettings)} - {"ladder", "parallel"}
-        values = {name: getattr(self, name) for name in names}
-        return StreamSettings(**values, ladder=self.ladder or Ladder())
 
 
 class SignalRConnectionManager:
@@ -190,7 +90,7 @@ class SignalRConnectionManager:
             if tokens is not None:
                 self._tokens[name] = tokens
             self._hubs[name] = StreamManager(
-                self._factory(url, tokens),
+                self._factory(name, url, tokens),
                 name=f"{self._config.name}/{name}" if name else self._config.name,
                 settings=self._config.settings,
                 tokens=tokens,
@@ -203,7 +103,11 @@ class SignalRConnectionManager:
     # --- the connection ---
 
     async def __aenter__(self) -> "SignalRConnectionManager":
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.disconnect()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -355,15 +259,16 @@ class SignalRConnectionManager:
 
     # --- inside ---
 
-    def _factory(self, url: str, tokens: StreamTokens | None) -> Callable[[], Link]:
+    def _factory(self, hub: str, url: str, tokens: StreamTokens | None) -> Callable[[], Link]:
         config = self._config
 
-        def make() -> Link:
+        def make(channels: Iterable[str] = ()) -> Link:
             return SignalRLink(
                 url,
                 tokens,
                 types=config.types,
                 probe=config.probe,
+                channels=channels,
                 encoding=config.encoding,
                 transports=config.transports,
                 skip_negotiation=config.skip_negotiation,
@@ -376,7 +281,11 @@ class SignalRConnectionManager:
                 **(config.options or {}),
             )
 
-        return make
+        try:
+            make()  # what is wrong with the settings is said here, not at the first dial
+        except TypeError as error:
+            raise ConfigError(f"not what a connection takes: {error}", key="options") from error
+        return lambda: make({one.topic.channel: None for one in self._hubs[hub].standings})
 
     def _connection(self, endpoint: str | None) -> Any:
         link = self.hub(endpoint).link
@@ -418,12 +327,3 @@ async def _all(works: Any) -> None:
 def _call_each(ends: Sequence[Callable[[], None]]) -> None:
     for end in ends:
         end()
-
-
-def _joined(url: str, path: str) -> str:
-    base, mark, query = url.partition("?")
-    return f"{base.rstrip('/')}/{path.lstrip('/')}{mark}{query}"
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
