@@ -208,6 +208,33 @@ async def test_a_redirect_without_a_token_does_not_get_ours() -> None:
     assert there.tokens == [None, None]
 
 
+async def test_a_redirect_does_not_get_our_own_secret_fields() -> None:
+    fields: list[dict[str, str | None]] = []
+    hub = Hub()
+    names = ("Authorization", "Cookie", "X-Trace")
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        fields.append({name: request.headers.get(name) for name in names})
+        return await hub(request)
+
+    own = {"authorization": "Basic secret", "Cookie": "secret=1", "X-Trace": "7"}
+    async with serving(note) as there:
+        to = {"url": f"{there.url}/client"}
+
+        async def here(request: web.Request) -> web.StreamResponse:
+            fields.append({name: request.headers.get(name) for name in names})
+            return web.json_response(to)
+
+        async with serving(here) as home:
+            dialled = await dialler(f"{home.url}/hub", headers=own).dial()
+            await dialled.transport.close()
+    assert (
+        fields
+        == [dict(zip(names, own.values(), strict=True))]
+        + [{"Authorization": None, "Cookie": None, "X-Trace": "7"}] * 2
+    )
+
+
 async def test_a_redirect_in_a_circle_ends() -> None:
     hub = Hub()
     async with serving(hub) as site:

@@ -72,7 +72,7 @@ class SignalRConnection:
             interval (ASP.NET Core pings every 15 s).
         handshake_timeout: seconds for each step of the start.
         result_timeout: seconds within which a call of the server is answered, by a handler or by an error.
-        headers: sent with each HTTP request.
+        headers: sent with each HTTP request; `Authorization` and `Cookie` not to another origin after a redirect.
         types: into what arguments are decoded, copied; `on(target, handler, *types)` adds to the copy.
         ssl_context: whom to trust; None is the system's store.
         max_message_bytes: a larger message ends the connection.

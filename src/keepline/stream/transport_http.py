@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from keepline import __version__
@@ -27,6 +28,7 @@ from keepline.stream.transport import require_privacy
 __all__ = ["Answer", "HttpDoor", "TokenPlace", "refusal"]
 
 _PORTS = {"http": 80, "https": 443}
+_SECRET_FIELDS = ("Authorization", "Cookie")
 _CLOSE_SECONDS = (
     5.0  # for the answer to our Close frame; a server that is gone must not hold up a reconnect
 )
@@ -75,7 +77,7 @@ class HttpDoor:
     Args:
         url: the endpoint as configured: its origin is the one that the token is meant for.
         token: the token and its place.
-        headers: sent with each request.
+        headers: sent with each request, `Authorization` and `Cookie` to the origin alone.
         ssl_context: whom to trust; None is the system's store.
         timeout_seconds: for connecting, and for each answer but a long poll's.
 
@@ -97,6 +99,7 @@ class HttpDoor:
         self._token = token or TokenPlace(None)
         if self._token.source is not None:
             require_privacy(url)
+        self._home = self._origin
         self._headers = dict(headers or {})
         self._ssl = ssl_context
         self._seconds = timeout_seconds
@@ -128,6 +131,7 @@ class HttpDoor:
             timeout_seconds=self._seconds,
         )
         door._cookies = self._cookies
+        door._home = self._home
         return door
 
     async def request(
@@ -179,9 +183,10 @@ class HttpDoor:
             APIError: the request or the reading failed.
         """
         address, fields = await self._addressed(url, fresh=fresh_token)
+        fields.update(headers or {})
         try:
             async with self._open().request(
-                method, address, data=body, headers={**fields, **(headers or {})}, timeout=timeout,
+                method, address, data=body, headers=fields, timeout=timeout,
                 allow_redirects=False, middlewares=(_send_once,),
             ) as answer:  # fmt: skip
                 yield answer
@@ -228,14 +233,14 @@ class HttpDoor:
             self._session = aiohttp.ClientSession(
                 connector=self._connector,
                 cookie_jar=self._cookies,
-                headers={"User-Agent": f"keepline/{__version__}", **self._headers},
+                headers={"User-Agent": f"keepline/{__version__}"},
                 middlewares=(_stay,),
             )
         return self._session
 
-    async def _addressed(self, url: str, *, fresh: bool) -> tuple[URL, dict[str, str]]:
+    async def _addressed(self, url: str, *, fresh: bool) -> tuple[URL, CIMultiDict[str]]:
         """The address and the header fields with the token, if it may go there."""
-        fields: dict[str, str] = {}
+        fields = self._own(url)
         if self._token.source is not None and _origin(url) == self._origin:
             if fresh or self._last_token is None:
                 self._last_token = await _ask(self._token.source)
@@ -244,6 +249,14 @@ class HttpDoor:
             else:
                 fields["Authorization"] = f"Bearer {self._last_token}"
         return URL(url, encoded=True), fields
+
+    def _own(self, url: str) -> CIMultiDict[str]:
+        """The caller's own header fields; behind a redirect to another origin without those that are secret."""
+        fields = CIMultiDict(self._headers)
+        if _origin(url) != self._home:
+            for name in _SECRET_FIELDS:
+                fields.pop(name, None)
+        return fields
 
     @staticmethod
     def _mapped(method: str, url: str, error: BaseException) -> APIError:
