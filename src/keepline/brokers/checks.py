@@ -16,6 +16,7 @@ __all__ = [
     "neighbours",
     "number",
     "price",
+    "seconds",
     "span",
     "text",
     "wire_moment",
@@ -147,9 +148,22 @@ def id_number(value: object, key: str) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _ID_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST_ID:
-        told = "one beyond 64 bits" if isinstance(value, int) and value > 0 else repr(value)[:80]
+        beyond = type(value) is int and value > 0
+        told = "one beyond 64 bits" if beyond else repr(value)[:80]
         raise ConfigError(f"is a whole number above 0, not {told}", key=key)
     return value
+
+
+def seconds(value: object, key: str) -> float:
+    """A finite number of seconds above 0.
+
+    Raises:
+        ConfigError: something else.
+    """
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not 0 < value < float("inf"):  # type: ignore[operator]
+        raise ConfigError(f"is a number of seconds above 0, not {value!r}", key=key)
+    return float(value)  # type: ignore[arg-type]
 
 
 def moment(value: object, key: str) -> datetime:

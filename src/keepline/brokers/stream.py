@@ -269,6 +269,24 @@ class BrokerStream(ABC):
 
     # --- how ---
 
+    @staticmethod
+    def _listen(
+        manager: StreamManager, topics: Sequence[Topic], callback: Callback
+    ) -> Callable[[], None]:
+        """Subscribe to all of the topics or to none; returns what ends it."""
+        ends: list[Callable[[], None]] = []
+
+        def end() -> None:
+            for one in ends:
+                one()
+
+        try:
+            ends.extend(manager.subscribe(topic, callback) for topic in topics)
+        except ConfigError:
+            end()
+            raise
+        return end
+
     def _follow(
         self,
         source: SnapshotSource,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.brokers.loopback import AT_ONCE, unlimited
 
 from keepline.brokers.base import IntentKind, OrderIntent
@@ -17,7 +18,8 @@ from keepline.brokers.orders import OrderGateway, OutcomeState
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.snapshot import ProjectXSnapshots
 from keepline.brokers.projectx.stream import ProjectXStream
-from keepline.brokers.projectx.stream_messages import TRADE, stream_types
+from keepline.brokers.projectx.stream_messages import QUOTE, TRADE, stream_types
+from keepline.brokers.projectx.stream_topics import market_topic
 from keepline.brokers.projectx.trading import ProjectXTrading
 from keepline.clock import SYSTEM_CLOCK
 from keepline.errors import ConfigError, PermanentError, StreamNotLive
@@ -569,8 +571,14 @@ async def test_who_is_displaced_comes_back_once_and_then_says_so(desk: Desk) -> 
         ({"accounts": "1001"}, "accounts"),
         ({"accounts": ["my account"]}, "accounts"),
         ({"contracts": CONTRACT}, "contracts"),
+        ({"accounts": [True]}, "accounts"),
+        ({"contracts": [5]}, "contracts"),
+        ({"contracts": [""]}, "contracts"),
         ({"renew_after": 0}, "renew_after"),
+        ({"renew_after": "daily"}, "renew_after"),
+        ({"quote_cadence": -1.0}, "quote_cadence"),
         ({"levels": 0}, "levels"),
+        ({"levels": "all"}, "levels"),
         ({"base_url": "rtc.topstepx.com"}, "base_url"),
     ],
 )
@@ -580,6 +588,51 @@ async def test_what_makes_no_sense_is_refused_with_its_name(
     with pytest.raises(ConfigError) as caught:
         desk.stream(**wrong)
     assert caught.value.key == key
+
+
+async def test_an_option_that_nobody_knows_is_refused_before_anything_is_sent(desk: Desk) -> None:
+    with pytest.raises(ConfigError, match="xml"):
+        desk.stream(encoding="xml")
+    with pytest.raises(TypeError, match="nonsense"):
+        desk.stream(nonsense=1)
+    assert desk.asked == 0
+
+
+async def test_after_a_disconnect_it_connects_again_with_all_that_was_there(desk: Desk) -> None:
+    source = Announcing(desk.token)
+    quotes, fills = Told(), Told()
+    stream = ProjectXStream(
+        source,
+        desk.client,
+        accounts=[ACCOUNT],
+        contracts=[CONTRACT],
+        base_url=desk.sandbox.url,
+        settings=QUICK,
+        session=None,
+    )
+    stream.on_quote(quotes)
+    stream.on_fill(fills)
+    for life in (1, 2):
+        async with stream:
+            await stream.connect(until="live")
+            assert len(source.subscribers) == 1
+            await ProjectXTrading(desk.client).place(desk.intent(life))
+            await fills.until(lambda items, life=life: len(items) == life)
+            quotes.items.clear()
+            await quotes.until(bool)
+        assert source.subscribers == []
+        assert not stream.is_live
+
+
+async def test_of_several_contracts_all_are_subscribed_or_none(desk: Desk) -> None:
+    stream = desk.stream(contracts=[CONTRACT])
+    (_, market) = stream.managers
+    taken = "CON.F.US.MNQ.Z26"
+    other = market_topic(QUOTE, taken, cadence=None, session=None)
+    market.subscribe(replace(other, policy="never"), print)
+    with pytest.raises(ConfigError, match="policy"):
+        stream.on_quote(print, CONTRACT, taken)
+    assert [one.topic.key for one in market.standings] == [taken]
 
 
 async def test_accounts_need_somebody_to_ask() -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
+from keepline.brokers.checks import seconds
 from keepline.brokers.listening import without_key
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.quotes import QuoteMerger
@@ -57,8 +58,7 @@ class _Announcing(Protocol):
 class ProjectXStream(BrokerStream):
     """Accounts and markets of one ProjectX user, streamed.
 
-    Use it as an asynchronous context manager, or call `connect` and `disconnect`. It serves one life: after
-    `disconnect` make a new one.
+    Use it as an asynchronous context manager, or call `connect` and `disconnect`, which may come again.
 
     Args:
         tokens: what gives the newest token: a `TokenManager`, anything with `await get_token()`, a callable.
@@ -120,10 +120,6 @@ class ProjectXStream(BrokerStream):
         self.contracts = contract_ids(contracts)
         if not self.accounts and not self.contracts:
             raise ConfigError("give accounts, contracts or both", key="accounts")
-        if not 0 < renew_after < float("inf"):
-            raise ConfigError(
-                f"a number of seconds above 0, not {renew_after!r}", key="renew_after"
-            )
         self._announcing = tokens
         self._quotes = QuoteMerger()
         self._links = ProjectXLinks(
@@ -138,8 +134,9 @@ class ProjectXStream(BrokerStream):
             clock=clock,
             **options,
         )
-        self._cadence, self._session = quote_cadence, session
-        self._renew_after = renew_after
+        self._cadence = None if quote_cadence is None else seconds(quote_cadence, "quote_cadence")
+        self._session = session
+        self._renew_after = seconds(renew_after, "renew_after")
         self._user: StreamManager | None = None
         self._market: StreamManager | None = None
         if self.accounts:
@@ -189,13 +186,14 @@ class ProjectXStream(BrokerStream):
         await asyncio.gather(*(manager.connect(until=until) for manager in self._managers))
 
     async def disconnect(self) -> None:
-        """Close the connections and let listeners end."""
+        """Close the connections and let listeners end; what is subscribed stays so for the next `connect`."""
         for end in self._ends:
             end()
         self._ends.clear()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        renewing, self._renewing = self._renewing, None
+        if renewing is not None:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
         await asyncio.gather(*(manager.disconnect() for manager in self._managers))
         await self._stop_telling()
 
@@ -240,18 +238,11 @@ class ProjectXStream(BrokerStream):
         if market is None:
             raise ConfigError("no contract was given: there is no market data", key="contracts")
         deliver = without_key(callback)
-        ends = [
-            market.subscribe(
-                market_topic(channel, contract, cadence=cadence, session=self._session), deliver
-            )
+        topics = [
+            market_topic(channel, contract, cadence=cadence, session=self._session)
             for contract in contract_ids(contracts) or self.contracts
         ]
-
-        def end() -> None:
-            for one in ends:
-                one()
-
-        return end
+        return self._listen(market, topics, deliver)
 
     def _require_account(self) -> None:
         if self._user is not None:

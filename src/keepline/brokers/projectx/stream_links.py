@@ -92,8 +92,8 @@ class ProjectXLinks:
             raise ConfigError(
                 f"is the address of a real-time gateway, not {base_url!r}", key="base_url"
             )
-        if levels < 1:
-            raise ConfigError(f"a number from 1 up, not {levels!r}", key="levels")
+        if type(levels) is not int or levels < 1:
+            raise ConfigError(f"is a whole number from 1 up, not {levels!r}", key="levels")
         self.tokens: dict[Endpoint, StreamTokens] = {
             "user": StreamTokens(tokens),
             "market": StreamTokens(tokens),
@@ -107,6 +107,10 @@ class ProjectXLinks:
         self._options = {**_AS_THE_SAMPLE, **options}
         self._user_tap: Tap | None = None
         self._displaced: dict[Endpoint, Displaced] = {"user": Displaced(), "market": Displaced()}
+        if connect is None:
+            self._signalr(
+                "user", None
+            )  # an option that makes no sense is said now, not at each connect
 
     def link(self, endpoint: Endpoint) -> ProjectXLink:
         """A new connection, not open yet."""

@@ -9,7 +9,7 @@ Source: the realtime pages of gateway.docs.projectx.com, read in 2025-09.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from keepline.brokers.checks import id_number
+from keepline.brokers.checks import id_number, text
 from keepline.brokers.projectx.stream_messages import (
     ACCOUNT,
     DEPTH,
@@ -60,14 +60,7 @@ def market_topic(
         contract: such as `CON.F.US.MNQ.U26`.
         cadence: seconds within which data is expected, None when it may be silent for long.
         session: when data is expected at all.
-
-    Raises:
-        ConfigError: the contract has no id.
     """
-    if not contract:
-        raise ConfigError(
-            f"is a contract's id such as CON.F.US.MNQ.U26, not {contract!r}", key="contracts"
-        )
     name, policy = _MARKET[channel]
     return Topic(
         channel,
@@ -107,8 +100,8 @@ def contract_ids(contracts: Iterable[str]) -> tuple[str, ...]:
     """Ids of contracts, each once.
 
     Raises:
-        ConfigError: a text was given where a list is needed.
+        ConfigError: a text was given where a list is needed, or one is no text.
     """
     if isinstance(contracts, str):
         raise ConfigError(f"is a list of contract ids, not the text {contracts!r}", key="contracts")
-    return tuple(dict.fromkeys(contracts))
+    return tuple(dict.fromkeys(text(contract, "contracts") for contract in contracts))

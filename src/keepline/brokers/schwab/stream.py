@@ -8,7 +8,7 @@ user is not fought: it is said, and the next attempt waits minutes. A newer toke
 import inspect
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Literal
 
 from keepline.brokers.checks import text
@@ -34,7 +34,7 @@ from keepline.errors import ConfigError
 from keepline.resilience.bearer import TokenSource
 from keepline.stream.delivery import Callback
 from keepline.stream.manager import StreamManager, Until
-from keepline.stream.port import Link, Topic
+from keepline.stream.port import Link
 from keepline.stream.reconcile import ReconcileSettings
 from keepline.stream.recorder import RecordedConnection
 from keepline.stream.redial import DialLimiter
@@ -201,12 +201,12 @@ class SchwabStream(BrokerStream):
     def on_candle(self, callback: Callback, *symbols: str) -> Remove:
         """Call back with a `Candlestick` of each symbol (shares, futures) when its minute is over."""
         topics = [topic_of(service_of_chart(one), one) for one in self._some(symbols)]
-        return self._listen(topics, without_key(callback))
+        return self._listen(self._manager, topics, without_key(callback))
 
     def on_book(self, callback: Callback, *symbols: str, exchange: Exchange = "nasdaq") -> Remove:
         """Call back with each symbol's whole `Book`, whenever it changes."""
         topics = [topic_of(service_of_book(exchange), one) for one in self._some(symbols)]
-        return self._listen(topics, without_key(callback))
+        return self._listen(self._manager, topics, without_key(callback))
 
     def on_screener(self, callback: Callback, *keys: str, options: bool = False) -> Remove:
         """Call back with whole lists of what moves; keys are `PREFIX_SORTFIELD_FREQUENCY`: `NASDAQ_VOLUME_5`.
@@ -215,14 +215,14 @@ class SchwabStream(BrokerStream):
         """
         service = SCREENERS[1] if options else SCREENERS[0]
         topics = [topic_of(service, one) for one in _texts(keys, "keys", needed=True)]
-        return self._listen(topics, without_key(callback))
+        return self._listen(self._manager, topics, without_key(callback))
 
     # --- accounts ---
 
     def on_activity(self, callback: Callback) -> Remove:
         """Call back with the raw `AccountActivity`, of all accounts of the user; its data is documented loosely."""
         self._followed()
-        return self._listen([activity_topic()], without_key(callback))
+        return self._listen(self._manager, [activity_topic()], without_key(callback))
 
     # --- how ---
 
@@ -232,7 +232,7 @@ class SchwabStream(BrokerStream):
         topics = [
             topic_of(service_of_quote(one), one, cadence=cadence) for one in self._some(symbols)
         ]
-        return self._listen(topics, callback)
+        return self._listen(self._manager, topics, callback)
 
     def _quoted(self, deliver: Callback) -> Callback:
         if inspect.iscoroutinefunction(deliver):
@@ -249,15 +249,6 @@ class SchwabStream(BrokerStream):
 
     def _some(self, symbols: Sequence[str]) -> Sequence[str]:
         return _texts(symbols or self.symbols, "symbols", needed=True)
-
-    def _listen(self, topics: Sequence[Topic], callback: Callback) -> Remove:
-        removes: list[Remove] = []
-        try:
-            removes.extend(self._manager.subscribe(topic, callback) for topic in topics)
-        except ConfigError:
-            _all(removes)
-            raise
-        return partial(_all, removes)
 
     def _require_account(self) -> None:
         self._manager.require_live(ACCOUNT_ACTIVITY)
@@ -284,11 +275,6 @@ def _texts(values: Iterable[str], name: str, *, needed: bool = False) -> tuple[s
     if needed and not found:
         raise ConfigError("at least one is needed", key=name)
     return found
-
-
-def _all(removes: Iterable[Remove]) -> None:
-    for remove in removes:
-        remove()
 
 
 def _venue_time(channel: str, arguments: Sequence[Any]) -> float | None:
