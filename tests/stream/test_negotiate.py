@@ -39,11 +39,20 @@ def test_stateful_reconnect_is_asked_for_in_the_query() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "h/hub", "ftp://h/hub", "https://", "https:///hub", "https://h:x/", "https://[/"]
+    "url",
+    ["", "h/hub", "ftp://h/hub", "https://", "https:///hub", "https://h:x/", "https://[/"]
+    + ["https://a b/hub", "https://h:99999/hub"],
 )
 def test_what_is_no_endpoint_is_refused_with_words(url: str) -> None:
     with pytest.raises(ConfigError, match="begins with https:// and a host name"):
         negotiate_url(url)
+
+
+@pytest.mark.parametrize("address", ["me:secret@h", "secret@h"])
+def test_a_password_in_an_address_is_refused_unseen(address: str) -> None:
+    with pytest.raises(ConfigError, match="no user name and no password") as caught:
+        connect_url(f"https://{address}/hub")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_connection_has_its_token_once_and_escaped() -> None:

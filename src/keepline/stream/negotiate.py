@@ -157,12 +157,20 @@ def _http(scheme: str) -> str:
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        fine = parts.scheme.lower() in ("http", "https", "ws", "wss") and parts.hostname
-        _ = parts.port
+        host, _ = parts.hostname or " ", parts.port
+        fine = parts.scheme.lower() in ("http", "https", "ws", "wss") and " " not in host
     except ValueError:
         fine = False
     if not fine:
-        raise ConfigError("an endpoint's URL begins with https:// and a host name", key="url")
+        raise ConfigError(
+            "an endpoint's URL begins with https:// and a host name; a port is at most 65535",
+            key="url",
+        )
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "an endpoint's URL has no user name and no password; give a token, or headers",
+            key="url",
+        )
     return parts._replace(fragment="")
 
 
