@@ -1,7 +1,7 @@
 """A conversation over its transports: reattach without a lost message, room for senders, last words, no task left."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,8 +11,14 @@ from tests.stream.loopback import Handler, Site, serving
 from tests.stream.scripted_hub import Heard, Peer, Script, ScriptedHub
 
 from keepline.errors import OutcomeUnknown, PermanentError, TransientError
+from keepline.stream.carriage import Carriage
+from keepline.stream.codec import codec
 from keepline.stream.connection import SignalRConnection
+from keepline.stream.dialling import Dialled
 from keepline.stream.events import ConnectionState
+from keepline.stream.port import Lost
+from keepline.stream.transport import Ending, EndingKind, Receiver
+from keepline.stream.wire import HubWire
 from keepline.testing import ManualClock
 
 
@@ -416,3 +422,47 @@ async def test_a_start_that_fails_leaves_no_task() -> None:
         with pytest.raises(PermanentError):
             await SignalRConnection(f"{site.url}/hub").start()
         assert not ours(asyncio.all_tasks())
+
+
+async def test_a_new_transport_that_comes_too_late_is_closed() -> None:
+    class Line:
+        name = "websockets"
+        inherent_keep_alive = False
+        closed = False
+
+        async def run(self, receiver: Receiver) -> Ending:
+            receiver(b"{}\x1e")
+            return Ending(EndingKind.CUT, "cut")
+
+        async def write(self, chunks: Sequence[bytes]) -> None:
+            pass
+
+        async def close(self) -> None:
+            self.closed = True
+
+        async def abort(self) -> None:
+            pass
+
+    class Late:
+        async def reattach(self, lost: Dialled) -> Dialled:
+            carriage.close()  # somebody stops in this moment
+            return lost._replace(transport=second)
+
+    second = Line()
+    wire = HubWire(codec("json"), stateful=True)
+    first = Dialled(Line(), "id", True, None, "http://h/hub")  # type: ignore[arg-type]
+    ends: list[Lost] = []
+    carriage = Carriage(
+        wire,
+        Late(),  # type: ignore[arg-type]
+        first,
+        receive=wire.receive,
+        sink=lambda _: None,
+        ended=lambda lost, _: ends.append(lost),
+        reattaching=lambda _: None,
+        tap=None,
+        clock=ManualClock(),
+    )
+    await carriage.run()
+    assert second.closed
+    assert [lost.reason for lost in ends] == ["stopped"]

@@ -40,9 +40,11 @@ def test_stateful_reconnect_is_asked_for_in_the_query() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "h/hub", "ftp://h/hub", "https://", "https:///hub", "https://h:x/", "https://[/"]
-    + ["https://a b/hub", "https://h:99999/hub"],
-)
+    [
+        "", "h/hub", "ftp://h/hub", "https://", "https:///hub", "https://h:x/", "https://[/", "https://a b/hub",
+        "https://h:99999/hub",
+    ],
+)  # fmt: skip
 def test_what_is_no_endpoint_is_refused_with_words(url: str) -> None:
     with pytest.raises(ConfigError, match="begins with https:// and a host name"):
         negotiate_url(url)
