@@ -14,11 +14,12 @@ from tests.daemon.conftest import aside
 from keepline import config
 from keepline.config import Settings
 from keepline.daemon.ask import save_token, whole_status
+from keepline.daemon.compose import check_settings
 from keepline.daemon.service import Daemon
 from keepline.daemon.streaming import StreamPart
 from keepline.daemon.streams import real_time_url
 from keepline.daemon.watching import Told, watch
-from keepline.errors import KeeplineError, TransientError
+from keepline.errors import ConfigError, KeeplineError, TransientError
 from keepline.sandbox.server import SandboxServer
 from keepline.stream.events import EventKind
 from keepline.stream.recorder import Recorder
@@ -207,6 +208,24 @@ async def test_a_recording_that_the_disk_ends_is_said_by_the_part(
         assert part.recorder is not None
         part.recorder.failure = "full"
         assert part.ready() == (False, "not recorded any more: full")
+
+
+@pytest.mark.parametrize(
+    ("broker", "stream", "words"),
+    [
+        (SCHWAB, '[stream.schwab]\nsymbols = ["A", "B,C"]\n', "is one symbol, not 'B,C'"),
+        (SCHWAB, '[stream.schwab]\nsymbols = [" A"]\n', "symbol"),
+        (PROJECTX, '[stream.top]\nsymbols = [" "]\n', "is a text that is not empty"),
+    ],
+)
+def test_a_symbol_that_cannot_be_one_is_found_before_anything_starts(
+    load: Load, broker: str, stream: str, words: str
+) -> None:
+    settings = load(stream, broker=broker)
+    with pytest.raises(ConfigError, match=words) as caught:
+        aside(check_settings)(settings)
+    assert caught.value.key == f"stream.{next(iter(settings.stream))}.symbols"
+    assert caught.value.file == settings.file
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from keepline.cli.options import ConfigOption, JsonOption
 from keepline.cli.output import say, show_fields, show_json, write
 
 if TYPE_CHECKING:
-    from keepline.daemon.streams import BrokerStream
+    from keepline.daemon.streams import KeptStream
     from keepline.daemon.watching import Played, Show, Told
 
 __all__ = ["add_to"]
@@ -89,7 +89,7 @@ def record(
     name = watching.stream_named(settings, name)
     recorder = recorder_of(settings, name, out)
     assert recorder is not None
-    streams: list[BrokerStream] = []
+    streams: list[KeptStream] = []
 
     def tell() -> str:
         state = streams[0].state.value if streams else "asking"

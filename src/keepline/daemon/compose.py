@@ -66,6 +66,11 @@ def check_settings(settings: Settings) -> None:
         manager_of(settings, name)
     for name in settings.relay:
         sender_of(settings, name)
+    if settings.stream:
+        from keepline.daemon.streamcheck import check_stream  # the brokers are not in every daemon
+
+        for name in settings.stream:
+            check_stream(settings, name)
     if settings.telemetry.metrics:
         with _keyed("telemetry", settings):
             parse_listen(settings.telemetry.metrics)

@@ -16,7 +16,7 @@ from keepline.config import Settings
 from keepline.daemon.clients import client_of
 from keepline.daemon.credential import CredentialPart
 from keepline.daemon.parts import Part
-from keepline.daemon.streams import BrokerStream, listen, recorder_of, stream_of
+from keepline.daemon.streams import KeptStream, listen, recorder_of, stream_of
 from keepline.errors import TransientError
 from keepline.http import HttpSession
 from keepline.stream.events import ConnectionState
@@ -48,7 +48,7 @@ class StreamPart(Part):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = f"stream {stream}"
-        self.stream: BrokerStream | None = None
+        self.stream: KeptStream | None = None
         self.recorder: Recorder | None = None
         self._settings = settings
         self._section = stream
@@ -138,7 +138,7 @@ class StreamPart(Part):
         return f"<StreamPart {self._section} {self.stream or 'stopped'}>"
 
 
-def _topics(stream: BrokerStream) -> list[dict[str, Any]]:
+def _topics(stream: KeptStream) -> list[dict[str, Any]]:
     return [
         {
             "stream": manager.name,

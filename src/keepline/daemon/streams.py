@@ -26,9 +26,16 @@ from keepline.resilience.bearer import TokenHolder
 from keepline.stream.recorder import Recorder
 from keepline.stream.settings import StreamSettings
 
-__all__ = ["BrokerStream", "Tell", "listen", "real_time_url", "recorder_of", "stream_of"]
+__all__ = [
+    "KeptStream",
+    "Tell",
+    "listen",
+    "real_time_url",
+    "recorder_of",
+    "stream_of",
+]
 
-BrokerStream: TypeAlias = ProjectXStream | SchwabStream
+KeptStream: TypeAlias = ProjectXStream | SchwabStream
 
 Tell: TypeAlias = Callable[[str, Any], Awaitable[object]]
 """Gets what arrives: its kind (`event`, `quote`, `fill`, …) and the value."""
@@ -46,7 +53,7 @@ async def stream_of(
     *,
     recorder: Recorder | None = None,
     clock: Clock = SYSTEM_CLOCK,
-) -> BrokerStream:
+) -> KeptStream:
     """The stream of a section, not connected; asks the broker for ids where the section has names.
 
     Args:
@@ -76,7 +83,7 @@ async def stream_of(
     return _schwab(table, client, tokens, own)
 
 
-def listen(stream: BrokerStream, table: StreamTable, tell: Tell) -> None:
+def listen(stream: KeptStream, table: StreamTable, tell: Tell) -> None:
     """Have `tell` called with everything that the section wants, as long as the stream is.
 
     Raises:

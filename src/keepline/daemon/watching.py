@@ -19,7 +19,7 @@ from keepline.clock import SYSTEM_CLOCK, Clock, within
 from keepline.config import Settings
 from keepline.daemon.ask import daemon
 from keepline.daemon.clients import broker_session
-from keepline.daemon.streams import BrokerStream, listen, stream_of
+from keepline.daemon.streams import KeptStream, listen, stream_of
 from keepline.errors import ConfigError, KeeplineError, Refused, TransientError
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
 from keepline.stream.playback import FrameReader, Playback
@@ -76,7 +76,7 @@ async def watch(
     *,
     recorder: Recorder | None = None,
     seconds: float = 0.0,
-    opened: Callable[[BrokerStream], object] | None = None,
+    opened: Callable[[KeptStream], object] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Stream until the time is over, or for ever.
@@ -141,7 +141,7 @@ async def _leave_alone(settings: Settings, broker: str) -> None:
 class _Watching:
     """One command's look at a stream."""
 
-    def __init__(self, stream: BrokerStream, name: str, show: Show, clock: Clock) -> None:
+    def __init__(self, stream: KeptStream, name: str, show: Show, clock: Clock) -> None:
         self.connected = False
         self._stream = stream
         self._name = name
