@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeAlias
 from keepline.clock import Clock
 from keepline.errors import ConfigError
 from keepline.stream.delivery import Callback, Delivery, Overflow
+from keepline.stream.escalation import Told
 from keepline.stream.events import EventKind, StreamMessage
 from keepline.stream.health import HealthWatch
-from keepline.stream.keeper import Told
 from keepline.stream.port import KeyOf, Topic
 from keepline.stream.rounds import Rounds
 from keepline.stream.routing import Route, Router

@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from keepline import telemetry
 from keepline.clock import Clock, within
 from keepline.errors import APIError, ConfigError, PermanentError, TransientError
 from keepline.stream.carrier import Carrier
+from keepline.stream.escalation import Escalation, Told
 from keepline.stream.events import ConnectionState, EventKind
-from keepline.stream.health import Finding, HealthWatch, Step
+from keepline.stream.health import HealthWatch
 from keepline.stream.port import Link, Topic
 from keepline.stream.redial import DialLimiter, Fault, Plan, Redial, fault_of_error, fault_of_lost
 from keepline.stream.renewal import Renewal
@@ -26,7 +27,7 @@ from keepline.stream.settings import StreamSettings
 from keepline.stream.subscriptions import Action, Command, Phase, Registry
 from keepline.stream.tokens import StreamTokens
 
-__all__ = ["Keeper", "Told"]
+__all__ = ["Keeper"]
 
 log = logging.getLogger("keepline.stream")
 
@@ -36,9 +37,6 @@ RECONNECTS = telemetry.REGISTRY.counter(
     "stream",
     "reason",
 )
-
-Told: TypeAlias = Callable[[EventKind, Topic | None, str], None]
-"""Gets what a bot should know: what happened, to which topic (None for the stream), and why."""
 
 
 class _End(NamedTuple):
@@ -116,6 +114,10 @@ class Keeper:
             name=name, settings=settings, registry=registry, tokens=tokens, limiter=limiter, clock=clock,
             new_carrier=self._new_carrier, take_over=self._take_over, wake=self.wake,
         )  # fmt: skip
+        self._escalation = Escalation(
+            watch=watch, registry=registry, clock=clock, tell=tell, spawn=self._spawn,
+            earned=self._redial.data, give_up=self._unanswered,
+        )  # fmt: skip
         self._live = False
         self._alarmed = False
         self.state = ConnectionState.DISCONNECTED
@@ -165,8 +167,10 @@ class Keeper:
 
     def blind(self, topics: Sequence[Topic]) -> list[str]:
         """Why these topics do not show the present, empty when they do."""
-        if (carrier := self.carrier) is None or carrier.lost is not None:
+        if (carrier := self.carrier) is None:
             return [f"{self.state.value}{': ' + self.reason if self.reason else ''}"]
+        if carrier.lost is not None:
+            return [f"the connection has just ended: {carrier.lost.error or carrier.lost.reason}"]
         reasons = []
         if self._rounds.pending:
             why = self._rounds.failure or self._rounds.due
@@ -319,7 +323,7 @@ class Keeper:
         while True:
             carrier = self._carrier
             assert carrier is not None
-            end = self._ended(carrier) or self._giving_up or self._check_health(carrier)
+            end = self._ended(carrier) or self._giving_up or self._blinded(carrier)
             if end is not None:
                 return end
             self._pump(carrier)
@@ -335,6 +339,14 @@ class Keeper:
         if (hopeless := self._registry.hopeless(carrier.epoch)) is not None:
             return _End(Fault.STALE, hopeless)
         return None
+
+    def _blinded(self, carrier: Carrier) -> _End | None:
+        words = self._escalation.check(carrier)
+        return None if words is None else _End(Fault.STALE, words)
+
+    def _unanswered(self, carrier: Carrier, words: str) -> None:
+        if carrier is self._carrier:
+            self.give_up(Fault.STALE, words)
 
     def _pump(self, carrier: Carrier) -> None:
         carrier.pump()
@@ -366,48 +378,6 @@ class Keeper:
     def _time_is_up(self, timer: asyncio.Future[None]) -> None:
         if not timer.cancelled():  # a timer that was put away must not wake what put it away
             self._wake.set()
-
-    # --- health ---
-
-    def _check_health(self, carrier: Carrier) -> _End | None:
-        end = None
-        for finding in self._watch.check(self._clock.boottime(), self._clock.wall()):
-            end = self._act(finding, carrier) or end
-        return end
-
-    def _act(self, finding: Finding, carrier: Carrier) -> _End | None:
-        match finding.step:
-            case Step.STALE:
-                for topic in finding.topics:
-                    self._tell(EventKind.STALE, topic, finding.reason)
-            case Step.FRESH:
-                for topic in finding.topics:
-                    self._tell(EventKind.LIVE, topic, finding.reason)
-            case Step.PROBE:
-                self._spawn(self._probe(carrier))
-            case Step.RESUBSCRIBE:
-                # a topic that cannot be given back waits for the next rung
-                for topic in finding.topics:
-                    self._registry.resubscribe(topic)
-            case Step.ALARM:
-                self._tell(
-                    EventKind.ALARM, finding.topics[0] if finding.topics else None, finding.reason
-                )
-            case Step.RECONNECT:
-                return _End(Fault.STALE, finding.reason)
-        return None
-
-    async def _probe(self, carrier: Carrier) -> None:
-        answered = await carrier.probe()
-        now = self._clock.boottime()
-        if answered is not False:
-            self._watch.probed(now)
-            if not any(self._watch.is_stale(topic) for topic in self._registry.wanted):
-                self._redial.data()  # silence is its nature, and it has lived through one
-        else:
-            self._watch.probed(now, "no answer in time")
-            if carrier is self._carrier:
-                self.give_up(Fault.STALE, "the venue did not answer a probe")
 
     # --- reconciliation ---
 

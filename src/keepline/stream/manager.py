@@ -323,7 +323,10 @@ class StreamManager:
     @property
     def reasons(self) -> tuple[str, ...]:
         """What is wrong, in words, the worst first; empty when nothing is."""
-        words = (*self._watch.health.reasons, *self.blind(), *self._intake.stuck())
+        blind = (
+            self.blind() if self.state is ConnectionState.CONNECTED else ()
+        )  # told by the health
+        words = (*self._watch.health.reasons, *blind, *self._intake.stuck())
         return tuple(dict.fromkeys(words))
 
     @property
