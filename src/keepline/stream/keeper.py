@@ -6,20 +6,20 @@ it needs is missing; whoever stops waiting, no link is left open behind.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from keepline import telemetry
-from keepline.clock import Clock, within
+from keepline.clock import Clock
 from keepline.errors import APIError, ConfigError, PermanentError, TransientError
 from keepline.stream.carrier import Carrier
+from keepline.stream.dials import Dials, End
 from keepline.stream.escalation import Escalation, Told
 from keepline.stream.events import ConnectionState, EventKind
 from keepline.stream.health import HealthWatch
 from keepline.stream.port import Link, Topic
-from keepline.stream.redial import DialLimiter, Fault, Plan, Redial, fault_of_error, fault_of_lost
+from keepline.stream.redial import DialLimiter, Fault, Plan, fault_of_error, fault_of_lost
 from keepline.stream.renewal import Renewal
 from keepline.stream.replacement import Replacement
 from keepline.stream.rounds import Rounds
@@ -30,21 +30,6 @@ from keepline.stream.tokens import StreamTokens
 __all__ = ["Keeper"]
 
 log = logging.getLogger("keepline.stream")
-
-RECONNECTS = telemetry.REGISTRY.counter(
-    "stream_reconnects_total",
-    "Connections of a stream that ended or failed, by why.",
-    "stream",
-    "reason",
-)
-
-
-class _End(NamedTuple):
-    """Why a connection is given up."""
-
-    fault: Fault
-    words: str
-    error: APIError | None = None
 
 
 class Keeper:
@@ -92,31 +77,25 @@ class Keeper:
         self._registry = registry
         self._watch = watch
         self._rounds = rounds
-        self._tokens = tokens
-        self._limiter = limiter
         self._clock = clock
         self._tell = tell
         self._deliver = deliver
         self._forward = forward
-        self._redial = Redial(
-            settings.backoff,
-            jitter=settings.jitter,
-            min_life=settings.min_life,
-            attempts=settings.attempts,
+        self._dials = Dials(
+            name=name, settings=settings, tokens=tokens, limiter=limiter, clock=clock
         )
         self._carrier: Carrier | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._round: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._newer_token = asyncio.Event()
-        self._giving_up: _End | None = None
+        self._giving_up: End | None = None
         self._renewal = Renewal(
             name=name, settings=settings, registry=registry, tokens=tokens, limiter=limiter, clock=clock,
             new_carrier=self._new_carrier, take_over=self._take_over, wake=self.wake,
         )  # fmt: skip
         self._escalation = Escalation(
             watch=watch, registry=registry, clock=clock, tell=tell, spawn=self._spawn,
-            earned=self._redial.data, give_up=self._unanswered,
+            earned=self._dials.memory.data, give_up=self._unanswered,
         )  # fmt: skip
         self._live = False
         self._alarmed = False
@@ -150,20 +129,20 @@ class Keeper:
             self._renewal.want(reason)
             self.wake()
         else:
-            self._newer_token.set()
+            self._dials.newer_token()
 
     def give_up(self, fault: Fault, words: str) -> None:
         """Drop the connection and make a new one."""
-        self._giving_up = _End(fault, words)
+        self._giving_up = End(fault, words)
         self.wake()
 
     def allow(self, attempts: int | None) -> None:
         """From now on so many dials in a row may fail; None goes on for ever."""
-        self._redial.allow(attempts)
+        self._dials.memory.allow(attempts)
 
     def proof_of_life(self) -> None:
         """Data came: the backoff may be earned back."""
-        self._redial.data()
+        self._dials.memory.data()
 
     def blind(self, topics: Sequence[Topic]) -> list[str]:
         """Why these topics do not show the present, empty when they do."""
@@ -192,12 +171,12 @@ class Keeper:
 
     async def run(self) -> None:
         """Connect, look after it, connect again; returns when it has FAILED, ends by being cancelled."""
-        self._redial.reset()
+        self._dials.memory.reset()
         self.error = None
         self.state = ConnectionState.CONNECTING
         try:
             while (plan := await self._one_connection()).dial:
-                await self._wait(plan)
+                await self._dials.wait(plan)
         except ConfigError as error:  # nothing that time could heal
             self._fail(str(error))
         except Exception as error:
@@ -217,16 +196,6 @@ class Keeper:
         self._watch.disconnected(self._clock.boottime(), words)
         self._tell(EventKind.LOST, None, words)
 
-    async def _wait(self, plan: Plan) -> None:
-        """Until the next dial is due; after a refused token a newer one is worth a sooner dial."""
-        self._newer_token.clear()
-        at = plan.at
-        if plan.newer_token:
-            with contextlib.suppress(TimeoutError):
-                await within(self._clock, at - self._clock.boottime(), self._newer_token.wait())
-                at = plan.with_newer_at
-        await self._clock.sleep(at - self._clock.boottime())
-
     async def _one_connection(self) -> Plan:
         end = await self._dial()
         if end is None:
@@ -238,12 +207,11 @@ class Keeper:
         await self._let_go()
         return plan
 
-    async def _dial(self) -> _End | None:
+    async def _dial(self) -> End | None:
         """Make a connection; why not, or None when it is up."""
-        await self._clock.sleep(self._limiter.reserve(self._clock.boottime()))
+        await self._dials.begin()
         self._giving_up = None
         self._renewal.forget()
-        self._redial.dialing(self._clock.boottime())
         self._rounds.connecting()
         try:
             self._carrier = carrier = self._new_carrier()
@@ -260,34 +228,20 @@ class Keeper:
                     reason=str(error),
                 )
             known = error if isinstance(error, APIError) else None
-            return _End(fault_of_error(error), str(error) or type(error).__name__, known)
+            return End(fault_of_error(error), str(error) or type(error).__name__, known)
         self._is_up()
         return None
 
     def _is_up(self) -> None:
         now = self._clock.boottime()
-        self._redial.opened(now)
+        self._dials.memory.opened(now)
         self._watch.connected(now)
         self.state, self.reason = ConnectionState.CONNECTED, ""
         self._tell(EventKind.CONNECTED, None, "")
 
-    def _plan(self, end: _End) -> Plan:
+    def _plan(self, end: End) -> Plan:
         now = self._clock.boottime()
-        plan = self._redial.lost(
-            now,
-            end.fault,
-            retry_after=None if end.error is None else end.error.retry_after,
-            words=end.words,
-            chance=self._clock.chance(),
-        )
-        RECONNECTS.inc(self._name, end.fault.value)
-        telemetry.event(
-            log, logging.WARNING, "Stream redial" if plan.dial else "Stream gives up",
-            stream=self._name, reason=plan.reason, attempt=plan.attempt,
-            next_seconds=round(plan.delay, 3) if plan.dial else None,
-        )  # fmt: skip
-        if plan.newer_token and self._tokens is not None:
-            self._tokens.refused()
+        plan = self._dials.plan(end)
         self._watch.disconnected(now, plan.reason)
         self._rounds.lost()
         self._live = False
@@ -319,7 +273,7 @@ class Keeper:
 
     # --- while it is up ---
 
-    async def _serve(self) -> _End:
+    async def _serve(self) -> End:
         while True:
             carrier = self._carrier
             assert carrier is not None
@@ -332,17 +286,17 @@ class Keeper:
             self._judge()
             await self._rest()
 
-    def _ended(self, carrier: Carrier) -> _End | None:
+    def _ended(self, carrier: Carrier) -> End | None:
         if (lost := carrier.lost) is not None:
             fault = fault_of_lost(lost.reason, allow_reconnect=lost.allow_reconnect)
-            return _End(fault, lost.error or "")
+            return End(fault, lost.error or "")
         if (hopeless := self._registry.hopeless(carrier.epoch)) is not None:
-            return _End(Fault.STALE, hopeless)
+            return End(Fault.STALE, hopeless)
         return None
 
-    def _blinded(self, carrier: Carrier) -> _End | None:
+    def _blinded(self, carrier: Carrier) -> End | None:
         words = self._escalation.check(carrier)
-        return None if words is None else _End(Fault.STALE, words)
+        return None if words is None else End(Fault.STALE, words)
 
     def _unanswered(self, carrier: Carrier, words: str) -> None:
         if carrier is self._carrier:
@@ -406,7 +360,7 @@ class Keeper:
         if self._settings.two_connections:
             self._spawn(self._renewal.begin())
         else:
-            self._giving_up = _End(Fault.RENEWAL, self._renewal.wanted)
+            self._giving_up = End(Fault.RENEWAL, self._renewal.wanted)
             self.wake()
 
     def _take_over(self, replacement: Replacement) -> Carrier:
@@ -424,8 +378,7 @@ class Keeper:
             self._deliver(new.epoch, channel, arguments, at)
         if replacement.overflowed:
             self._rounds.request("more messages came during the renewal than could be kept")
-        self._redial.renewed(now)
-        RECONNECTS.inc(self._name, Fault.RENEWAL.value)
+        self._dials.renewed()
         return old
 
     # --- what the carriers bring ---
