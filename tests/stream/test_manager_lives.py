@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.stream.scripted import HANG, ORDERS, QUOTES, Script, bench, settle
 
 from keepline.errors import Closed, ConfigError, PermanentError, TransientError
+from keepline.stream.calendar import CME_FUTURES
 from keepline.stream.dial_budget import process_dials
 from keepline.stream.events import ConnectionState, EventKind
 from keepline.stream.health import HealthStatus
@@ -415,3 +417,96 @@ def test_a_stream_refuses_settings_before_anything_starts() -> None:
     for settings in ({"backoff": ()}, {"attempts": 0}, {"heartbeat": 0.0}, {"parallel": 0}):
         with pytest.raises(ConfigError):
             StreamManager(lambda: None, settings=StreamSettings(**settings))  # type: ignore[arg-type, return-value]
+
+
+# --- to the second ---
+
+
+async def test_a_refused_subscription_is_repeated_when_its_wait_is_over() -> None:
+    busy = TransientError("busy", category="server", status=503)
+    async with bench(Script(subscribe={"Order": [busy]})) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        assert b.clock.boottime() == 1.0
+
+
+async def test_a_failed_renewal_is_repeated_when_its_wait_is_over() -> None:
+    settings = StreamSettings(backoff=(0.0, 7.0))
+    async with bench(settings=settings) as b:
+        await b.connect("live")
+        b.broker.scripts = [Script(open=DOWN)]
+        b.manager.renew()
+        await b.until(lambda: len(b.broker.links) == 3)
+        assert b.broker.dialed_at == [0.0, 0.0, 7.0]
+
+
+async def test_after_a_renewal_silence_is_noticed_as_before() -> None:
+    paced = Topic("Tick", ("Ticks",), ("NoTicks",), cadence=10.0)
+    async with bench() as b:
+        b.manager.subscribe(paced, inline=True)
+        await b.connect()
+        b.link.bring("Tick", 1)
+        b.manager.renew()
+        await b.until(lambda: b.broker.closed == [0])
+        assert b.manager.is_live
+        at = b.clock.boottime()
+        await b.until(lambda: b.count(EventKind.STALE))
+        assert b.clock.boottime() - at <= 10.0
+        assert b.manager.blind() == ["Tick is stale"]
+
+
+async def test_what_a_renewal_could_not_keep_is_asked_for() -> None:
+    asked: list[int] = []
+
+    async def reconcile() -> None:
+        asked.append(b.link.number)
+
+    async with bench(settings=StreamSettings(mailbox=2)) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        b.manager.add_reconciler(reconcile)
+        await b.connect("live")
+
+        def flood(link: Any, _: Topic) -> None:
+            for number in range(3):
+                link.bring("Order", number)
+
+        b.broker.scripts = [Script(on_subscribe=flood)]
+        b.manager.renew()
+        await b.until(lambda: len(asked) == 2)
+        assert asked == [0, 1]
+
+
+async def test_while_the_session_is_closed_nothing_is_missed() -> None:
+    session = CME_FUTURES
+    paced = Topic("Tick", ("Ticks",), ("NoTicks",), cadence=10.0, session=session)
+    saturday = ManualClock(wall=datetime(2026, 1, 3, 12, 0, tzinfo=UTC))
+    monday = ManualClock(wall=datetime(2026, 1, 5, 15, 0, tzinfo=UTC))
+    for clock, words in ((saturday, []), (monday, ["Tick has brought nothing yet"])):
+        async with bench(clock=clock) as b:
+            b.manager.subscribe(paced, inline=True)
+            await b.connect()
+            await settle()
+            assert b.manager.blind() == words
+
+
+async def test_a_person_is_called_again_after_a_life_that_was_good() -> None:
+    refused = PermanentError("404", status=404)
+    async with bench(Script(open=refused), Script(open=refused)) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        assert b.count(EventKind.ALARM) == 1, "once for the same trouble"
+        b.link.bring("Order", 1)
+        b.clock.advance(31.0)
+        b.broker.scripts = [Script(open=refused)]
+        b.link.end(Lost("cut"))
+        await b.until(lambda: b.kinds.count(EventKind.LIVE) == 2)
+        assert b.count(EventKind.ALARM) == 2
+
+
+async def test_between_the_end_of_a_connection_and_its_notice_nobody_calls_it_live() -> None:
+    async with bench() as b:
+        await b.connect("live")
+        b.link.end(Lost("cut", "the cable"))
+        await b.until(lambda: not b.manager.is_live)
+        [reason] = b.manager.blind()
+        assert "the cable" in reason
