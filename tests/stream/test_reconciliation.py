@@ -95,6 +95,7 @@ async def test_a_failure_is_tried_again_until_a_snapshot_is_whole(
     work = asyncio.create_task(bench.it.reconcile())
     await bench.clock.run_until(lambda: len(bench.source.asked) == 2)
     assert not bench.it.is_live
+    assert bench.it.reason.startswith("could not be read: ")
     await bench.clock.run_until(work.done)
     assert bench.it.is_live
     assert bench.clock.boottime() == 1.5
@@ -102,6 +103,7 @@ async def test_a_failure_is_tried_again_until_a_snapshot_is_whole(
     lines = [r for r in caplog.records if r.message == "Stream not reconciled"]
     assert len(lines) == 2
     assert fields_of(lines[0])["failed"]
+    assert bench.it.reason == ""
 
 
 @pytest.mark.parametrize(

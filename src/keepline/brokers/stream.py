@@ -131,11 +131,15 @@ class BrokerStream(ABC):
     @property
     def reasons(self) -> tuple[str, ...]:
         """What is wrong, in words; empty when nothing is."""
-        if len(self._managers) == 1:
-            return self._managers[0].reasons
-        return tuple(
-            f"{manager.name}: {reason}" for manager in self._managers for reason in manager.reasons
-        )
+        one = len(self._managers) == 1
+        found = [
+            reason if one else f"{manager.name}: {reason}"
+            for manager in self._managers
+            for reason in manager.reasons
+        ]
+        if self._events is not None and (unread := self._events.reconciliation.reason):
+            found.append(f"the accounts {unread}")
+        return tuple(found)
 
     def require_live(self, about: OrderIntent | str | None = None) -> None:
         """Refuse to go on while blind; as the `guard` of an `OrderGateway` it refuses new risk.

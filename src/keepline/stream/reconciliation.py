@@ -78,6 +78,7 @@ class Reconciliation:
         self._armed = float("inf")
         self._task: asyncio.Task[None] | None = None
         self._reconciled_at: datetime | None = None
+        self._reason = ""
 
     # --- what is known ---
 
@@ -105,6 +106,11 @@ class Reconciliation:
     def reconciled_at(self) -> datetime | None:
         """When a whole snapshot was last taken in, None for never."""
         return self._reconciled_at
+
+    @property
+    def reason(self) -> str:
+        """Why the last look was not whole, with what could not be read; "" when it was."""
+        return self._reason
 
     # --- what the manager of the stream tells ---
 
@@ -239,6 +245,8 @@ class Reconciliation:
 
     def _note(self, look: Look, result: Result, snapshot: Snapshot) -> None:
         whole = not result.reason
+        failed = "; ".join(f"{name}: {words}" for name, words in snapshot.failed.items())
+        self._reason = ": ".join(filter(None, (result.reason, failed))) if not whole else ""
         LOOKS.inc(self._name, "whole" if whole else "partial")
         if whole:
             self._reconciled_at = self._clock.wall()
@@ -253,7 +261,7 @@ class Reconciliation:
             stream=self._name,
             why=look.reason,
             reason=result.reason,
-            failed="; ".join(f"{name}: {words}" for name, words in snapshot.failed.items()),
+            failed=failed,
             recovered=sum(change.recovered for change in result.changes),
             discrepancies=len(result.discrepancies),
         )

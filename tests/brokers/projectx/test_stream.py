@@ -405,6 +405,24 @@ async def test_what_is_known_says_when_and_how_well(desk: Desk) -> None:
     assert not stream.is_live
 
 
+async def test_an_account_that_is_not_there_is_never_live_and_says_why(desk: Desk) -> None:
+    looked = asyncio.Event()
+
+    class Noted(ProjectXSnapshots):
+        async def snapshot(self, accounts: Sequence[str], *, since: datetime) -> Snapshot:
+            if looks := len(asked):
+                looked.set()
+            asked.append(looks)
+            return await super().snapshot(accounts, since=since)
+
+    asked: list[int] = []
+    async with desk.stream(accounts=["424242"], snapshots=Noted(desk.client)) as stream:
+        await looked.wait()
+        assert any("424242 is not there" in reason for reason in stream.reasons)
+        assert not stream.is_live
+        assert stream.reconciled_at is None
+
+
 async def test_a_stream_that_cannot_begin_leaves_nothing_behind(desk: Desk) -> None:
     once = StreamSettings(attempts=1)
     desk.token = "wrong"
