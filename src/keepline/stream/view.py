@@ -33,7 +33,8 @@ class Change(NamedTuple):
     Attributes:
         value: how it is now: an order, a new fill, a position (flat ones too), an account.
         before: how it was; None when it was not known.
-        recovered: whether a snapshot told it, because the stream did not.
+        recovered: whether it is told late: by a snapshot, because the stream did not tell it, or because whoever
+            listens had no room for it before.
     """
 
     value: Told
