@@ -172,6 +172,15 @@ def test_a_broker_that_is_not_there_is_exit_4(market: Place, keepline: Command) 
     assert "cannot connect to 127.0.0.1:9" in said
 
 
+def test_a_recording_without_a_frame_leaves_its_name_free(market: Place, keepline: Command) -> None:
+    url = '[stream.top]\nurl = "http://127.0.0.1:9"\n'
+    market.config.write_text(market.config.read_text().replace("[stream.top]\n", url))
+    answer = keepline("stream", "record", "top", "--out", "n.klrec.gz")
+    assert (answer.code, answer.out) == (4, "")
+    assert "nothing came, so nothing was recorded" in answer.err
+    assert not (market.directory / "n.klrec.gz").exists()
+
+
 def test_a_connection_that_does_not_come_in_time_is_exit_4(
     market: Place, keepline: Command, sandbox: SandboxServer
 ) -> None:

@@ -15,6 +15,7 @@ from keepline.cli.output import say, show_fields, show_json, write
 if TYPE_CHECKING:
     from keepline.daemon.streams import KeptStream
     from keepline.daemon.watching import Played, Show, Told
+    from keepline.stream.recorder import Recorder
 
 __all__ = ["add_to"]
 
@@ -112,10 +113,8 @@ def record(
     try:
         return _run(work())
     finally:
-        if recorder.path.exists() and recorder.started:
-            told = {"file": str(out), "frames": recorder.frames, "missed": recorder.missed}
-            told |= {"bytes": out.stat().st_size}
-            show_json(told) if json else show_fields(told)
+        if recorder.started:
+            _tell_recorded(recorder, json=json)
 
 
 @group.command()
@@ -146,6 +145,8 @@ def replay(
             await watching.replay(file, shown, speed=pace, seconds=seconds, opened=counts.append)
 
     code = _run(work())
+    if not counts:  # interrupted before it was open
+        return code
     played = counts[0]
     last = f" to {played.last:%Y-%m-%d %H:%M:%S} UTC" if played.last is not None else ""
     say(
@@ -156,6 +157,21 @@ def replay(
         say(f"keepline: {played.damage}")
         return FAILED if code == DONE else code
     return code
+
+
+def _tell_recorded(recorder: "Recorder", *, json: bool) -> None:
+    """What is in the file; one without a frame is taken away, so that the next try may have its name."""
+    if not recorder.frames:
+        recorder.path.unlink(missing_ok=True)
+        say("nothing came, so nothing was recorded")
+        return
+    told = {
+        "file": str(recorder.path),
+        "frames": recorder.frames,
+        "missed": recorder.missed,
+        "bytes": recorder.path.stat().st_size,
+    }
+    show_json(told) if json else show_fields(told)
 
 
 def _shown(only: list[str] | None, *, json: bool) -> "Show":
