@@ -1,6 +1,7 @@
 """How a connection fails to start and how it ends: each in words, typed, and with everybody who waits told."""
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -147,6 +148,8 @@ async def test_a_start_that_is_given_up_leaves_nothing() -> None:
 
 async def test_a_stop_during_the_handshake_ends_the_start() -> None:
     heard = Heard()
+    alarms: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: alarms.append(context))
     async with serving(ScriptedHub(heard, handshake=None)) as site:
         hub = SignalRConnection(f"{site.url}/hub")
         starting = asyncio.ensure_future(hub.start())
@@ -155,6 +158,9 @@ async def test_a_stop_during_the_handshake_ends_the_start() -> None:
         with pytest.raises(Closed):
             await starting
         assert await heard.messages.get() is None
+        del hub, starting
+        gc.collect()
+    assert alarms == [], "nobody is left to be told, and nobody is alarmed"
 
 
 async def test_a_token_source_without_a_token_is_told_as_it_said_it() -> None:
