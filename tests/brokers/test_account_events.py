@@ -324,6 +324,36 @@ async def test_a_gateway_that_cannot_take_a_discrepancy_stops_nothing(
     assert "could not take in a discrepancy" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["end", "stop"])
+async def test_what_ends_leaves_no_task_behind(events: AccountEvents, how: str) -> None:
+    looking = asyncio.Event()
+
+    class Slow(Gateway):
+        async def catch_up(self, account: str) -> None:
+            looking.set()
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    fills = Heard()
+    ends = [events.feed(Slow()), events.listen(Fill, fills)]  # type: ignore[arg-type]
+    await events.reconciliation.reconcile()
+    events.receive(fill(1))
+    await fills.until(1)
+    events.receive(replace(ORDER, id="12", entered_at=ManualClock().wall() + timedelta(days=400)))
+    events.reconciliation.lost()
+    await events.reconciliation.reconcile()
+    await looking.wait()
+    assert asyncio.all_tasks() > before
+    if how == "stop":
+        await events.stop()
+        ends = []
+    for end in ends:
+        end()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_gateway_is_fed_and_not_called(events: AccountEvents) -> None:
     with pytest.raises(ConfigError, match="an order gateway is fed with `feed`"):
         events.observe_with(Gateway())  # type: ignore[arg-type]
