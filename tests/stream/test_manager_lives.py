@@ -510,3 +510,54 @@ async def test_between_the_end_of_a_connection_and_its_notice_nobody_calls_it_li
         await b.until(lambda: not b.manager.is_live)
         [reason] = b.manager.blind()
         assert "the cable" in reason
+
+
+async def test_a_probe_that_an_earlier_connection_did_not_answer_ends_no_later_one() -> None:
+    async with bench(Script(probe=HANG)) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        await b.until(lambda: b.link.probes == 1)
+        b.manager.renew()
+        await b.until(lambda: b.link.probes == 1 and b.link.number == 1)
+        assert len(b.broker.links) == 2
+        assert b.manager.is_live
+
+
+async def test_a_no_to_a_probe_is_an_answer() -> None:
+    async with bench(Script(probe=PermanentError("no such method"))) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        await b.until(lambda: b.link.probes == 3)
+        assert len(b.broker.links) == 1
+
+
+async def test_while_there_is_no_connection_nothing_is_confirmed() -> None:
+    async with bench(Script(), *dead()) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        b.link.end(Lost("cut"))
+        await b.until(lambda: len(b.broker.links) == 3)
+        assert b.manager.stats()["topics"] == {"Order": "wanted"}
+        assert b.manager.stats()["live"] is False
+
+
+async def test_a_subscription_that_is_refused_for_good_is_repeated_rarely() -> None:
+    async with bench(Script(subscribe={"Order": [PermanentError("no such account")]})) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        assert b.clock.boottime() == 60.0
+
+
+async def test_a_token_that_a_renewal_was_refused_with_is_asked_for_anew() -> None:
+    refused: list[str] = []
+
+    class Watched(StreamTokens):
+        def refused(self) -> None:
+            refused.append("newer")
+
+    async with bench(tokens=Watched(lambda: "a")) as b:
+        await b.connect("live")
+        b.broker.scripts = [Script(open=REFUSED)]
+        b.manager.renew()
+        await b.until(lambda: refused)
+        assert b.manager.is_live
