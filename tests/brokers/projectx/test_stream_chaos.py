@@ -16,7 +16,7 @@ import pytest
 from tests.brokers.loopback import unlimited
 from tests.jumping import Jumping
 
-from keepline.brokers.base import OrderIntent
+from keepline.brokers.base import IntentKind, OrderIntent
 from keepline.brokers.orders import OrderGateway, OrderJournal
 from keepline.brokers.projectx.client import ProjectXClient
 from keepline.brokers.projectx.stream import ProjectXStream
@@ -34,7 +34,7 @@ SEEDS = 200
 ACCOUNT, CONTRACT = "1001", "CON.F.US.MES.Z26"
 HUBS = {"user": 4, "market": 3}  # subscriptions of each
 STEPS = 20
-LONG = 1e8
+LONG = 1e8  # seconds that a token lives
 
 FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cut_stream", {"how": "abort"}),
@@ -73,6 +73,17 @@ FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("order_answer_lost", {}),
     ("late_accept", {"on": ["order"]}),
     ("partial_fill_then_cut", {"on": ["order"]}),
+)
+
+NEGOTIATED: dict[str, Any] = {"skip_negotiation": False, "token_in": "header"}
+WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"encoding": "messagepack"},
+    NEGOTIATED,
+    {**NEGOTIATED, "stateful": True},
+    {**NEGOTIATED, "stateful": True, "encoding": "messagepack"},
+    {**NEGOTIATED, "transports": ("events",)},
+    {**NEGOTIATED, "transports": ("polling",), "encoding": "messagepack"},
 )
 
 
@@ -162,6 +173,7 @@ class Day:
             self.gateway = OrderGateway(
                 ProjectXTrading(client), journal, guard=self.stream.require_live, clock=self.clock
             )
+            self.stream.feed(self.gateway)
             async with client, self.gateway, self.stream:
                 await self.stream.connect(until="live")
                 for number in range(STEPS):
@@ -183,11 +195,11 @@ class Day:
             reconcile=ReconcileSettings(guard_seconds=2, spacing_seconds=2, every_seconds=20),
             dial_limiter=DialLimiter(),
             clock=self.clock,
+            **self.chance.choice(WAYS),
         )
         stream.on_fill(self.filled)
         for listen in (stream.on_quote, stream.on_trade, stream.on_depth):
             listen(self.quoted)
-        stream.observe_with(lambda told: self.gateway.observe(told))
         return stream
 
     async def give(self) -> str:
@@ -216,8 +228,27 @@ class Day:
             self._wishes.append(asyncio.create_task(self.place(number)))
 
     async def place(self, number: int) -> None:
+        intent = self.order(number)
+        if (working := self.stream.view.working()) and self.chance.random() < 0.3:
+            intent = OrderIntent(
+                id=f"wish-{number}",
+                kind=IntentKind.CANCEL,
+                account=ACCOUNT,
+                instrument=CONTRACT,
+                target_order_id=self.chance.choice([order.id for order in working]),
+            )
+        try:
+            outcome = await getattr(self.gateway, intent.kind.value)(intent)
+            if not outcome.is_final:
+                await outcome.final()
+        except StreamNotLive:
+            self.blinded += 1
+        except APIError:
+            pass
+
+    def order(self, number: int) -> OrderIntent:
         rests = self.chance.random() < 0.4
-        intent = OrderIntent(
+        return OrderIntent(
             id=f"wish-{number}",
             account=ACCOUNT,
             instrument=CONTRACT,
@@ -226,14 +257,6 @@ class Day:
             type=OrderType.LIMIT if rests else OrderType.MARKET,
             limit_price=Decimal(5000) if rests else None,
         )
-        try:
-            outcome = await self.gateway.place(intent)
-            if not outcome.is_final:
-                await outcome.final()
-        except StreamNotLive:
-            self.blinded += 1
-        except APIError:
-            pass
 
     async def settled(self) -> None:
         """No more trouble, and enough time for all that is due."""
