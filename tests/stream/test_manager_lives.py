@@ -561,3 +561,25 @@ async def test_a_token_that_a_renewal_was_refused_with_is_asked_for_anew() -> No
         b.manager.renew()
         await b.until(lambda: refused)
         assert b.manager.is_live
+
+
+async def test_a_renewal_that_dies_while_it_is_filled_is_repeated_without_waiting_for_its_time() -> (
+    None
+):
+    async with bench(settings=StreamSettings(backoff=(0.0, 7.0))) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        dies = Script(subscribe={"Order": [HANG]}, on_open=lambda link: link.end(Lost("cut")))
+        b.broker.scripts = [dies]
+        b.manager.renew()
+        await b.until(lambda: len(b.broker.links) == 3)
+        assert b.broker.dialed_at == [0.0, 0.0, 7.0]
+        assert b.count(EventKind.LOST) == 0
+
+
+async def test_a_renewal_counts_in_the_budget_of_dials() -> None:
+    async with bench(dial_limiter=DialLimiter(burst=1, per_second=0.1)) as b:
+        await b.connect("live")
+        b.manager.renew()
+        await b.until(lambda: b.broker.open_links == 2)
+        assert b.clock.boottime() == 10.0
