@@ -583,3 +583,60 @@ async def test_a_renewal_counts_in_the_budget_of_dials() -> None:
         b.manager.renew()
         await b.until(lambda: b.broker.open_links == 2)
         assert b.clock.boottime() == 10.0
+
+
+# --- who is told ---
+
+
+async def test_a_callback_that_comes_later_gets_what_comes_after_it() -> None:
+    first: list[int] = []
+    second: list[int] = []
+    async with bench() as b:
+        b.manager.subscribe(ORDERS, first.append, inline=True)
+        await b.connect("live")
+        b.link.bring("Order", 1)
+        end = b.manager.subscribe(ORDERS, second.append, inline=True)
+        b.link.bring("Order", 2)
+        end()
+        b.link.bring("Order", 3)
+        assert (first, second) == ([1, 2, 3], [2])
+
+
+async def test_a_refused_subscription_leaves_no_callback_behind() -> None:
+    got: list[int] = []
+    async with bench() as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        with pytest.raises(ConfigError):
+            b.manager.subscribe(Topic("Order", ("Other",)), got.append, inline=True)
+        await b.connect("live")
+        b.link.bring("Order", 1)
+        assert got == []
+
+
+async def test_what_nobody_wants_any_more_is_not_missed() -> None:
+    paced = Topic("Tick", ("Ticks",), ("NoTicks",), cadence=10.0)
+    async with bench() as b:
+        end = b.manager.subscribe(paced, inline=True)
+        await b.connect()
+        b.link.bring("Tick", 1)
+        end()
+        end()
+        b.clock.advance(100.0)
+        await settle()
+        assert b.manager.reasons == ()
+        assert b.count(EventKind.STALE) == 0
+
+
+async def test_the_event_router_is_let_go_with_the_stream() -> None:
+    before = asyncio.all_tasks()
+    routed: list[Any] = []
+
+    async def route(event: Any) -> None:
+        routed.append(event)
+
+    async with bench(event_router=route) as b:
+        b.manager.subscribe(ORDERS, inline=True)
+        await b.connect("live")
+        b.link.bring("Order", 1)
+    assert len(routed) == 1
+    assert asyncio.all_tasks() == before

@@ -142,6 +142,9 @@ async def test_a_newer_token_makes_a_newer_connection_and_the_same_one_does_not(
         first = await made.invoke("WhoAmI")
         asked = tokens.asked
         tokens.tell(Token("first"))
+        for _ in range(5):
+            assert await made.invoke("WhoAmI") == first
+        assert tokens.asked == asked
         tokens.tell(Token("second", generation=2))
         while await made.invoke("WhoAmI") == first:
             pass
@@ -171,6 +174,8 @@ async def test_several_hubs_stand_behind_one_manager() -> None:
             made.require_live("Tick")
             with pytest.raises(StreamNotLive, match="Missing is not confirmed"):
                 made.require_live()
+            made.subscribe(Topic("Tock"), endpoint="user")
+            made.require_live("Tock")
             remove = made.add_reconciler(asyncio.Event().wait, endpoint="market")
             await told.until(EventKind.RECONCILING)
             assert any("reconciling" in reason for reason in made.reasons)
