@@ -321,5 +321,15 @@ def test_an_event_below_the_level_costs_no_record(caplog) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("account", "shown"), [("10000001", "…001"), ("1001", "…001"), ("7", "…7"), ("", ""), (7, 7)]
+)
+def test_an_account_is_told_by_its_end(caplog, account: object, shown: object) -> None:
+    event(
+        logging.getLogger("keepline.orders"), logging.WARNING, "Order look failed", account=account
+    )
+    assert [fields_of(record) for record in caplog.records] == [{"account": shown}]
+
+
 def test_a_record_of_others_has_no_fields() -> None:
     assert fields_of(logging.makeLogRecord({"msg": "x"})) == {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.stream.accounts import at, fill, held, order, snapshot
+from tests.stream.accounts import account, at, fill, held, order, snapshot
 
 from keepline.errors import ConfigError, TransientError
 from keepline.stream.reconcile import DiscrepancyKind, Phase, ReconcileSettings, Snapshot
@@ -104,6 +104,24 @@ async def test_a_failure_is_tried_again_until_a_snapshot_is_whole(
     assert len(lines) == 2
     assert fields_of(lines[0])["failed"]
     assert bench.it.reason == ""
+
+
+async def test_an_account_is_shortened_in_a_log_and_whole_for_a_callback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = "10000001"
+    whole, other = snapshot(scope=(name,)), account(900, name)
+    bench = Bench(whole, snapshot(scope=(name,), accounts=[other]))
+    bench.it = Reconciliation(
+        bench.source, [name], clock=bench.clock, on_discrepancy=bench.found.append
+    )
+    await bench.live()
+    bench.it.receive(account(1000, name))
+    async with bench.it:
+        await bench.clock.run_until(lambda: bench.found)
+    assert [(found.kind.value, found.account) for found in bench.found] == [("balance_break", name)]
+    lines = [fields_of(r) for r in caplog.records if r.message == "Stream discrepancy"]
+    assert [(line["account"], line["id"]) for line in lines] == [("…001", "…001")]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from keepline.http import HttpSession
 from keepline.relay.local import LocalClient
 from keepline.resilience import RateLimiter
 from keepline.resilience.bearer import TokenHolder
+from keepline.telemetry import shortened
 
 __all__ = [
     "BrokerClient",
@@ -123,7 +124,7 @@ async def account_of(client: BrokerClient, table: BrokerSettings) -> str:
         return table.account
     numbers = await client.account_numbers()
     if len(numbers) != 1:
-        ends = ", ".join(f"…{number[-3:]}" for number in numbers) or "none"
+        ends = ", ".join(map(shortened, numbers)) or "none"
         raise ConfigError(f"which account? the token reaches {ends}", key="account")
     return numbers[0]
 

@@ -15,7 +15,7 @@ from keepline.errors import KeeplineError
 from keepline.stream.reconcile import Look, Phase, Reconciler, ReconcileSettings, Result
 from keepline.stream.snapshot import Discrepancy, Snapshot, SnapshotSource
 from keepline.stream.view import AccountView, Change, Told
-from keepline.telemetry import REGISTRY, event
+from keepline.telemetry import REGISTRY, event, shortened
 
 __all__ = ["Reconciliation"]
 
@@ -284,7 +284,7 @@ class Reconciliation:
                 stream=self._name,
                 kind=found.kind.value,
                 account=found.account,
-                id=found.id,
+                id=shortened(found.id) if found.id == found.account else found.id,
             )
             if self._on_discrepancy is not None:
                 _call(self._on_discrepancy, found)

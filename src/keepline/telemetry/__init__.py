@@ -14,7 +14,7 @@ from keepline.telemetry.metrics import (
     Registry,
     render_metrics,
 )
-from keepline.telemetry.redaction import redact, redact_value
+from keepline.telemetry.redaction import redact, redact_value, shortened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "redact_value",
     "render_metrics",
     "setup_logging",
+    "shortened",
 ]
 
 

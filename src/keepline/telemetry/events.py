@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from keepline.telemetry.redaction import shortened
+
 __all__ = ["event", "fields_of"]
 
 
@@ -17,9 +19,11 @@ def event(logger: logging.Logger, level: int, message: str, **fields: object) ->
         logger: the room's logger, named `keepline.<room>`.
         level: `logging.INFO` and its like.
         message: the event's name as in the contract, for example `Token refreshed`.
-        fields: numbers and short texts; never a secret.
+        fields: numbers and short texts; never a secret. One named `account` is an account's id, and is shortened.
     """
     if logger.isEnabledFor(level):
+        if isinstance(account := fields.get("account"), str):
+            fields["account"] = shortened(account)
         logger.log(level, message, extra={"fields": fields})
 
 

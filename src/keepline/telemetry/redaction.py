@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 
-__all__ = ["redact", "redact_value"]
+__all__ = ["redact", "redact_value", "shortened"]
 
 _LONG_NAMES = (
     r"access_token|refresh_token|id_token|client_secret|app_secret|api_?key|password|passphrase|shared_secret"
@@ -68,6 +68,15 @@ def redact(text: str, *known: str) -> str:
     for pattern, replacement in _REDACTIONS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def shortened(account: str) -> str:
+    """An account's id as logs and errors show it: its last three characters tell it from a person's others.
+
+    Args:
+        account: the whole id.
+    """
+    return f"…{account[-3:]}" if account else ""
 
 
 def redact_value(value: object, name: str = "") -> object:

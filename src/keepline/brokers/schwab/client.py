@@ -42,6 +42,7 @@ from keepline.http import Response
 from keepline.model import Bar, Quote
 from keepline.resilience import Breaker, Http, Limiter, Operation, RetryPolicy
 from keepline.resilience.bearer import TokenSource
+from keepline.telemetry import shortened
 
 __all__ = ["SCHWAB_LIMITS", "SchwabClient"]
 
@@ -155,8 +156,10 @@ class SchwabClient(BrokerClient):
         if wanted not in self._hashes:
             await self.account_numbers()
         if wanted not in self._hashes:
-            ends = ", ".join(f"…{known[-3:]}" for known in self._hashes) or "none"
-            raise ConfigError(f"no account …{wanted[-3:]}; the token reaches {ends}", key="account")
+            ends = ", ".join(map(shortened, self._hashes)) or "none"
+            raise ConfigError(
+                f"no account {shortened(wanted)}; the token reaches {ends}", key="account"
+            )
         return self._hashes[wanted]
 
     async def accounts(self, *, positions: bool = False) -> tuple[SecuritiesAccount, ...]:

@@ -41,6 +41,7 @@ from keepline.stream.redial import DialLimiter
 from keepline.stream.settings import StreamSettings
 from keepline.stream.snapshot import SnapshotSource
 from keepline.stream.tokens import StreamTokens
+from keepline.telemetry import shortened
 
 __all__ = ["SCHWAB_STREAM", "SchwabStream"]
 
@@ -257,7 +258,7 @@ class SchwabStream(BrokerStream):
         return self._manager, service_of_quote(instrument)
 
     def _called(self, account: str) -> str:
-        return f"…{account[-3:]}"
+        return shortened(account)
 
     def _note_snapshot(self, told: str) -> None:
         if self._tap is not None:
