@@ -17,6 +17,7 @@ from aiohttp import (
 )
 
 from keepline.clock import SYSTEM_CLOCK
+from keepline.sandbox.book import Kind, Side, Ticket
 from keepline.sandbox.server import SandboxServer
 from keepline.sandbox.streamer_session import StreamerTimes
 from keepline.testing import ManualClock
@@ -232,6 +233,57 @@ async def test_answers_may_be_silent_too_and_then_everything(sandbox: SandboxSer
         sandbox.clear_faults()
         sandbox.fault("black_hole", on="streamer", count=1)
         await client.until("data")
+
+
+async def test_a_black_hole_swallows_heartbeats_and_answers() -> None:
+    clock = ManualClock()
+    async with SandboxServer(clock=clock, streamer=StreamerTimes(idle=1000)) as sandbox:
+        sandbox.token = sandbox.issue().access_token  # type: ignore[attr-defined]
+        async with connected(sandbox) as client:
+            login = asyncio.ensure_future(client.login(sandbox.token))  # type: ignore[attr-defined]
+            await clock.run_until(login.done)
+            sandbox.fault("black_hole", on="streamer", seconds=100)
+            ends = clock.boottime() + 100
+            await client.send(EQUITIES, "SUBS", keys="AAPL", fields="0,3")
+            await client.was_heard()
+            heard = asyncio.ensure_future(client.socket.receive_json())
+            await clock.run_until(heard.done)
+            assert clock.boottime() >= ends
+            assert "response" not in heard.result()
+
+
+async def test_an_order_is_filled_while_nobody_listens(sandbox: SandboxServer) -> None:
+    ticket = Ticket(
+        account="10000001",
+        listing="AAPL",
+        side=Side.BUY,
+        kind=Kind.LIMIT,
+        size=Decimal(4),
+        limit=Decimal(1),
+    )
+    async with logged_in(sandbox) as client:
+        placed = sandbox.market.place(ticket, now=SYSTEM_CLOCK.wall().timestamp())
+        sandbox.fault("fill_while_away", part=0.5, on="streamer")
+        assert await client.ended() == (None, 1006)
+    assert [(fill.order, fill.size) for fill in sandbox.market.fills] == [(placed.id, 2)]
+
+
+async def test_lines_may_come_twice_or_never(sandbox: SandboxServer) -> None:
+    async with logged_in(sandbox) as client:
+        pin(sandbox, "200")
+        await client.send(EQUITIES, "SUBS", keys="AAPL", fields="0,3")
+        await client.until("data")
+        for event in ("CHART_EQUITY", EQUITIES):
+            sandbox.fault("duplicate_events", on="streamer", event=event)
+        pin(sandbox, "201")
+        line = {"key": "AAPL", "3": 201.0}
+        assert (await client.until("data"))["content"] == [line, line]
+        sandbox.fault("missing_events", on="streamer", event=EQUITIES)
+        pin(sandbox, "202")
+        while sandbox.stats()["faults"] < 2:
+            await client.until("notify")
+        pin(sandbox, "203")
+        assert (await client.until("data"))["content"] == [{"key": "AAPL", "3": 203.0}]
 
 
 async def test_frames_may_be_slow_and_glued(sandbox: SandboxServer) -> None:
