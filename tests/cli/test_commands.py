@@ -300,7 +300,11 @@ def test_faults_are_steered_from_outside(keepline: Command, place: Place) -> Non
     url = ("--url", place.sandbox.url)
     assert keepline("sandbox", "fault", "5xx", "count=2", *url).out.startswith("fault=5xx count=2")
     assert keepline("sandbox", "fault", "--list", "--json", *url).json[0]["fault"] == "5xx"
-    assert keepline("sandbox", "fault", "--clear", *url).out == "cleared=1\n"
+    shown = keepline("sandbox", "fault", "silent", "on=user_hub,streamer", *url).out
+    assert " on=user_hub,streamer " in shown
+    assert keepline("sandbox", "fault", "--clear", *url).out == "cleared=2\n"
+    none = keepline("sandbox", "fault", "--list", *url)
+    assert (none.out, none.err) == ("", "no fault is in force\n")
     answer = keepline("sandbox", "fault", "earthquake", *url)
     assert answer.code == 2
     assert "earthquake" in answer.err

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import signal
 
@@ -7,6 +8,7 @@ import pytest
 from keepline.config import SandboxSettings
 from keepline.daemon.stage import ask_faults, fault_description, serve_sandbox
 from keepline.errors import ConfigError, TransientError
+from keepline.sandbox.faults import KINDS
 from keepline.sandbox.server import SandboxServer
 
 
@@ -29,6 +31,20 @@ async def test_faults_are_put_in_force_shown_and_ended(sandbox: SandboxServer) -
     assert await ask_faults(sandbox.url, "DELETE") == {"cleared": 1}
 
 
+async def test_the_command_line_can_ask_for_every_fault_with_all_it_takes(
+    sandbox: SandboxServer,
+) -> None:
+    for name, kind in KINDS.items():
+        given = {key: value for key, value in kind.parameters.items() if value is not None}
+        parameters = [f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+                      for key, value in given.items()]  # fmt: skip
+        if kind.on:
+            parameters.append(f"on={','.join(kind.may)}")
+        told = await ask_faults(sandbox.url, "POST", fault_description(name, parameters))
+        assert {**told, **given} == told, name
+        assert told["on"] == (list(kind.may) if kind.on else []), name
+
+
 async def test_a_fault_that_does_not_exist_is_refused_with_words(sandbox: SandboxServer) -> None:
     with pytest.raises(ConfigError, match="earthquake"):
         await ask_faults(sandbox.url, "POST", {"fault": "earthquake"})
@@ -37,5 +53,6 @@ async def test_a_fault_that_does_not_exist_is_refused_with_words(sandbox: Sandbo
 def test_parameters_are_json_where_they_can_be() -> None:
     described = fault_description("x", ["a=1", "b=two", 'c=["token"]', "d=1=2"])
     assert described == {"fault": "x", "a": 1, "b": "two", "c": ["token"], "d": "1=2"}
+    assert fault_description("x", ["on=user_hub,streamer"])["on"] == ["user_hub", "streamer"]
     with pytest.raises(ConfigError, match="'count' is not KEY=VALUE"):
         fault_description("x", ["count"])

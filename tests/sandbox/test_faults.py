@@ -216,6 +216,8 @@ def test_clearing_ends_all() -> None:
         ({"fault": "late_accept", "answer": []}, "answer", "error or html or cut"),
         ({"fault": "late_accept", "on": "query"}, "on", "order, modify, cancel, close"),
         ({"fault": "partial_fill_then_cut", "part": 1.5}, "part", "from 0 to 1"),
+        ({"fault": "oversize_frame", "bytes": 10**12}, "bytes", "from 1 to 268435456"),
+        ({"fault": "split_frames", "size": 0}, "size", "a whole number from 1 up"),
         ({"fault": "no_location", "on": "cancel"}, "on", "order, modify"),
     ],
 )

@@ -200,6 +200,21 @@ async def test_a_connection_may_end_right_after_its_login(sandbox: SandboxServer
         assert await client.code() == 0
 
 
+async def test_a_connection_may_end_some_time_after_its_login() -> None:
+    clock = ManualClock()
+    async with SandboxServer(clock=clock, streamer=StreamerTimes(idle=1000)) as sandbox:
+        sandbox.token = sandbox.issue().access_token  # type: ignore[attr-defined]
+        sandbox.fault("accept_then_close", on="streamer", after=60, how="bye")
+        async with connected(sandbox) as client:
+            ended = asyncio.ensure_future(client.login(sandbox.token))  # type: ignore[attr-defined]
+            await clock.run_until(ended.done)
+            begun = clock.boottime()
+            over = asyncio.ensure_future(client.ended())
+            await clock.run_until(over.done)
+            assert over.result() == (None, 1000)
+            assert clock.boottime() - begun >= 59
+
+
 async def test_a_command_may_cut_or_fail(sandbox: SandboxServer) -> None:
     sandbox.fault("call_fails", on="streamer", method="ADD")
     sandbox.fault("cut_on_call", on="streamer", method="VIEW", how="bye")
@@ -225,14 +240,21 @@ async def test_silence_leaves_heartbeats_and_answers_alone(sandbox: SandboxServe
         assert (await client.until("data"))["content"] == [{"key": "AAPL", "3": 300.0}]
 
 
-async def test_answers_may_be_silent_too_and_then_everything(sandbox: SandboxServer) -> None:
+async def test_answers_may_be_silent_too_and_one_frame_alone(sandbox: SandboxServer) -> None:
     async with logged_in(sandbox) as client:
+        pin(sandbox, "200")
         sandbox.fault("silent", on="streamer", answers=False)
         await client.send(EQUITIES, "SUBS", keys="AAPL", fields="0,3")
-        assert "heartbeat" in (await client.until("notify"))
+        for _ in range(3):
+            assert list(await client.socket.receive_json()) == ["notify"]
+        assert sandbox._streamer.keys == 1
         sandbox.clear_faults()
+        before = sandbox.stats()["faults"]
         sandbox.fault("black_hole", on="streamer", count=1)
-        await client.until("data")
+        while sandbox.stats()["faults"] == before:
+            await client.until("notify")
+        pin(sandbox, "201")
+        assert (await client.until("data"))["content"][0]["3"] == 201.0
 
 
 async def test_a_black_hole_swallows_heartbeats_and_answers() -> None:

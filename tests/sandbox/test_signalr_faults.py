@@ -289,6 +289,19 @@ async def test_frames_come_late(sandbox: SandboxServer, hub: RawHub, clock: Manu
     assert clock.boottime() >= 2
 
 
+async def test_a_client_that_does_not_read_is_ended(
+    sandbox: SandboxServer, hub: RawHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.sandbox.signalr_connection._MOST_UNSENT", 3)
+    sandbox.fault("slow_frames", delay=1000)
+    for number in range(5):
+        sandbox.signalr.push("E", number)
+    sandbox.signalr.beat()
+    assert await hub.read() is None
+    assert hub.closed == "cut"
+    assert sandbox.signalr.connections == []
+
+
 async def test_messages_come_in_pieces(sandbox: SandboxServer, hub: RawHub) -> None:
     sandbox.fault("split_frames", size=5)
     assert (await hub.call("Echo", "häß"))["result"] == "häß"

@@ -76,7 +76,10 @@ def fault(
     name: Annotated[str, typer.Argument(metavar="[FAULT]", help="Which one.")] = "",
     parameters: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="count, seconds, on, and the fault's own."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="count, seconds, on (routes with commas), and the fault's own.",
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show those in force.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="End them all.")] = False,
@@ -104,6 +107,15 @@ def fault(
         told = asyncio.run(ask_faults(url, "POST", fault_description(name, parameters or [])))
     if json:
         show_json(told)
-    else:
-        for item in told if isinstance(told, list) else [told]:
-            write(" ".join(f"{k}={v}" for k, v in item.items() if v is not None))
+        return
+    for item in told if isinstance(told, list) else [told]:
+        write(
+            " ".join(f"{key}={_plain(value)}" for key, value in item.items() if value is not None)
+        )
+    if told == []:
+        say("no fault is in force")
+
+
+def _plain(value: object) -> str:
+    """A value as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -40,7 +40,7 @@ async def serve_sandbox(settings: SandboxSettings, *, opened: Callable[[str], ob
 
 
 def fault_description(name: str, parameters: Sequence[str]) -> dict[str, Any]:
-    """`["count=2", "on=token"]` as the object that `POST /faults` takes; values are JSON where they can be.
+    """`["count=2", "on=token,login"]` as the object that `POST /faults` takes; values are JSON where they can be.
 
     Raises:
         ConfigError: a parameter without `=`.
@@ -53,7 +53,7 @@ def fault_description(name: str, parameters: Sequence[str]) -> dict[str, Any]:
         try:
             described[key] = json.loads(text)
         except ValueError:
-            described[key] = text
+            described[key] = text.split(",") if key == "on" else text
     return described
 
 

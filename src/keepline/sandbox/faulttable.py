@@ -41,7 +41,9 @@ STREAMS = (*HUBS, "streamer")
 """Everything that pushes."""
 
 _LARGEST_SKEW = 1e9
+_LARGEST_FRAME = 256 << 20  # bytes, of which this process has to hold several copies
 _WHOLE = ("error_code", "size", "bytes", "action")
+_MOST: Mapping[str, float] = {"part": 1, "bytes": _LARGEST_FRAME}
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "what": ("access", "all"),
@@ -149,7 +151,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                                   on=("user_hub",), lasting=True),
         "streamer_code": _stream("the streamer says a code and ends: 12 another session, 30 stopped, 3 the token, 20",
                                  {"code": 12, "description": "said by a fault"}, on=("streamer",), at_once=True),
-        "fill_while_away": _stream("connections of the user hub are cut, then working orders are filled",
+        "fill_while_away": _stream("connections of the user hub and the streamer are cut, then working orders filled",
                                    {"part": 1.0}, on=("user_hub", "streamer"), at_once=True),
     }
 )  # fmt: skip
@@ -247,10 +249,10 @@ def _checked(kind: Kind, key: str, value: object) -> object:
     if value is None and default is None:
         return None
     if key in _WHOLE:
-        return int(_positive(key, value, whole=True))
+        return int(_positive(key, value, whole=True, most=_MOST.get(key, math.inf)))
     if key == "skew":
         return _skew(value)
-    return _positive(key, value, most=1 if key == "part" else math.inf)
+    return _positive(key, value, most=_MOST.get(key, math.inf))
 
 
 def _skew(value: object) -> float:
@@ -270,7 +272,7 @@ def _status(value: object) -> int:
 def _positive(key: str, value: object, *, whole: bool = False, most: float = math.inf) -> float:
     found = number(value, key)
     if found < 0 or found > most or (whole and (found < 1 or found != int(found))):
-        wanted = "a whole number from 1 up" if whole else "a number from 0 up"
-        wanted = wanted if most == math.inf else f"a number from 0 to {most:g}"
+        wanted = "a whole number from 1" if whole else "a number from 0"
+        wanted += " up" if most == math.inf else f" to {most:.15g}"
         raise ConfigError(f"{wanted} is needed, not {value!r}", key=key)
     return found
