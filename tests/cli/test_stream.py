@@ -1,10 +1,12 @@
 """`keepline stream` as a person runs it, against the sandbox and the daemon."""
 
+import asyncio
 import json
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import pytest
 from tests.cli.conftest import Command, Place
 
 from keepline.cli import stream as stream_module
+from keepline.clock import within
+from keepline.daemon import watching
+from keepline.portal import Portal
 from keepline.sandbox.server import SandboxServer
+from keepline.sandbox.signalr_server import SignalRSettings
+from keepline.sandbox.streamer_session import StreamerTimes
 
 CONTRACT = "CON.F.US.MES.Z26"
 MORE = """
@@ -36,6 +43,65 @@ events = ["quotes", "depth"]
 
 
 @pytest.fixture
+def sandbox() -> Iterator[SandboxServer]:
+    """A sandbox on a loop of its own whose market is in a hurry."""
+    portal = Portal(name="keepline-portal-sandbox")
+    server = SandboxServer(
+        signalr=SignalRSettings(beat=0.05), streamer=StreamerTimes(tick=0.05, answer=0.01)
+    )
+    portal.call(server.start)
+    yield server
+    portal.call(server.stop)
+    portal.stop()
+
+
+class Hour:
+    """The hour of a command that got `--for 3600`: over as soon as the stream told what a test waits for."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+        self._needed: dict[str, int] = {}
+        self._more = asyncio.Event()
+
+    def ends_after(self, **needed: int) -> None:
+        """So many of each: `quote=2`, `live=1` (an event's name), …."""
+        self.told.clear()
+        self._needed = needed
+
+    def tells(self, what: str) -> None:
+        self.told[what] += 1
+        self._more.set()
+
+    async def sleep(self, _: float) -> None:
+        self._more = asyncio.Event()
+        while any(self.told[what] < count for what, count in self._needed.items()):
+            self._more.clear()
+            await self._more.wait()
+
+
+@pytest.fixture
+def hour(monkeypatch: pytest.MonkeyPatch) -> Hour:
+    """Ends commands with `--for 3600` by what they have told."""
+    made, listen = Hour(), watching.listen
+
+    def in_time(clock: Any, seconds: float, work: Awaitable[Any]) -> Awaitable[Any]:
+        return within(made if seconds == 3600 else clock, seconds, work)
+
+    def heard(stream: Any, table: Any, tell: Any) -> None:
+        async def told(kind: str, value: Any) -> None:
+            await tell(kind, value)
+            whole = kind == "event" and not value.channel
+            made.tells(f"{value.stream}.{value.kind.value}".replace(".", "_") if whole else kind)
+
+        listen(stream, table, told)
+
+    monkeypatch.setattr(watching, "within", in_time)
+    monkeypatch.setattr(watching, "listen", heard)
+    made.ends_after(top_user_live=1, top_market_live=1, quote=1, depth=1, account=1)
+    return made
+
+
+@pytest.fixture
 def market(place: Place, keepline: Command) -> Place:
     """The configured directory with a stream of each broker, and a sign-in at Schwab."""
     place.private("api.key", "sandbox-api-key")
@@ -49,15 +115,17 @@ def lines(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def recorded(market: Place, keepline: Command) -> Path:
-    """A recording of two seconds at ProjectX."""
-    answer = keepline("stream", "record", "top", "--out", "a.klrec.gz", "--for", "2")
+def recorded(market: Place, keepline: Command, hour: Hour) -> Path:
+    """A recording of some quotes at ProjectX."""
+    answer = keepline("stream", "record", "top", "--out", "a.klrec.gz", "--for", "3600")
     assert answer.code == 0, answer.err
     return market.directory / "a.klrec.gz"
 
 
-def test_a_watched_stream_tells_events_and_data(market: Place, keepline: Command) -> None:
-    answer = keepline("stream", "watch", "top", "--for", "2")
+def test_a_watched_stream_tells_events_and_data(
+    market: Place, keepline: Command, hour: Hour
+) -> None:
+    answer = keepline("stream", "watch", "top", "--for", "3600")
     assert answer.code == 0, answer.err
     for words in (
         r"^\d\d:\d\d:\d\d\.\d{3}  top\.user  CONNECTED$",
@@ -70,15 +138,20 @@ def test_a_watched_stream_tells_events_and_data(market: Place, keepline: Command
         assert re.search(words, answer.out, re.MULTILINE), words
 
 
-def test_programs_get_objects_and_only_what_they_want(market: Place, keepline: Command) -> None:
-    answer = keepline("stream", "watch", "schwab", "--json", "--for", "2", "--only", "quotes")
+def test_programs_get_objects_and_only_what_they_want(
+    market: Place, keepline: Command, hour: Hour
+) -> None:
+    hour.ends_after(quote=1, depth=1, schwab_live=1)
+    answer = keepline("stream", "watch", "schwab", "--json", "--for", "3600", "--only", "quotes")
     assert answer.code == 0, answer.err
     told = lines(answer.out)
     assert {(one["kind"], one["stream"], one["instrument"]) for one in told} == {
         ("quote", "schwab", "AAPL")
     }
     assert all(isinstance(one["bid"], float) for one in told)
-    none = keepline("stream", "watch", "top", "--for", "1", "--only", "quotes", "--only", "nq")
+    hour.ends_after(quote=1)
+    only = ("--only", "quotes", "--only", "nq")
+    none = keepline("stream", "watch", "top", "--for", "3600", *only)
     assert (none.code, none.out) == (0, "")
 
 
@@ -101,8 +174,10 @@ def test_a_recording_plays_the_same_each_time(recorded: Path, keepline: Command)
     assert (short.code, len(short.out.splitlines()) < 10) == (0, True)
 
 
-def test_a_recording_says_what_was_recorded(market: Place, keepline: Command) -> None:
-    answer = keepline("stream", "record", "schwab", "--out", "s.klrec.gz", "--for", "1", "--json")
+def test_a_recording_says_what_was_recorded(market: Place, keepline: Command, hour: Hour) -> None:
+    hour.ends_after(quote=1, depth=1, schwab_live=1)
+    record = ("stream", "record", "schwab", "--out", "s.klrec.gz")
+    answer = keepline(*record, "--for", "3600", "--json")
     assert answer.code == 0, answer.err
     assert answer.json["frames"] > 0
     assert answer.json["missed"] == 0
@@ -185,9 +260,9 @@ def test_a_connection_that_does_not_come_in_time_is_exit_4(
     market: Place, keepline: Command, sandbox: SandboxServer
 ) -> None:
     sandbox.fault("slow", delay=60, on=["websocket"])
-    answer = keepline("stream", "watch", "top", "--for", "1")
+    answer = keepline("stream", "watch", "top", "--for", "0.2")
     assert answer.code == 4
-    assert "no connection in 1 s" in answer.err
+    assert "no connection in 0.2 s" in answer.err
 
 
 def test_without_a_sign_in_it_is_exit_3(market: Place, keepline: Command) -> None:
@@ -277,14 +352,23 @@ def test_a_terminal_gets_a_line_that_changes(
     recorded: Path, keepline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    answer = keepline("stream", "replay", str(recorded))
+    monkeypatch.setattr(stream_module, "_LOOK_SECONDS", 0.01)
+    answer = keepline("stream", "replay", str(recorded), "--speed", "0.5")
     assert "playing" in answer.err
     assert "messages  20" in answer.err
 
 
 def test_a_pipe_gets_a_line_now_and_then(
-    recorded: Path, market: Place, keepline: Command, monkeypatch: pytest.MonkeyPatch
+    market: Place, keepline: Command, hour: Hour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "_LINE_SECONDS", 0.5)
-    answer = keepline("stream", "record", "top", "--out", "c.klrec.gz", "--for", "2")
+    say = stream_module.say
+
+    def said(words: str) -> None:
+        say(words)
+        hour.tells("line" if words.startswith("recording") and words.endswith("live") else "words")
+
+    monkeypatch.setattr(stream_module, "say", said)
+    monkeypatch.setattr(stream_module, "_LINE_SECONDS", 0.01)
+    hour.ends_after(line=1)
+    answer = keepline("stream", "record", "top", "--out", "c.klrec.gz", "--for", "3600")
     assert re.search(r"^recording top  \d s  [\d,]+ frames  live$", answer.err, re.MULTILINE)
