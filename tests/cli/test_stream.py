@@ -1,6 +1,7 @@
 """`keepline stream` as a person runs it, against the sandbox and the daemon."""
 
 import asyncio
+import errno
 import json
 import re
 import signal
@@ -254,6 +255,33 @@ def test_a_recording_without_a_frame_leaves_its_name_free(market: Place, keeplin
     assert (answer.code, answer.out) == (4, "")
     assert "nothing came, so nothing was recorded" in answer.err
     assert not (market.directory / "n.klrec.gz").exists()
+
+
+def test_a_disk_that_takes_nothing_leaves_the_name_free(
+    market: Place, keepline: Command, hour: Hour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("keepline.stream.recorder._write", full)
+    hour.ends_after(never=1)
+    answer = keepline("stream", "record", "top", "--out", "f.klrec.gz", "--for", "3600")
+    assert (answer.code, answer.out) == (1, "")
+    assert "recording ended: f.klrec.gz: No space left on device" in answer.err
+    assert "nothing could be written, so nothing was recorded" in answer.err
+    assert not (market.directory / "f.klrec.gz").exists()
+
+
+@pytest.mark.parametrize("command", [("watch", "top"), ("record", "top", "--out", "h.gz")])
+def test_a_token_is_not_sent_in_the_clear(
+    market: Place, keepline: Command, command: tuple[str, ...]
+) -> None:
+    url = '[stream.top]\nurl = "ws://rtc.example"\n'
+    market.config.write_text(market.config.read_text().replace("[stream.top]\n", url))
+    for arguments in (("stream", *command), ("config", "check")):
+        answer = keepline(*arguments)
+        assert answer.code == 2
+        assert "[stream.top.url]: a token is only sent to an https:// address" in answer.err
 
 
 def test_a_connection_that_does_not_come_in_time_is_exit_4(

@@ -128,12 +128,28 @@ def test_a_line_that_is_none_ends_the_reading_with_its_number(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "line",
+    ['[1e300,1,"text","{}"]', '[-1,1,"text","{}"]', '[2,1,"missed","many"]', '[2,1,"missed",""]',
+     '[2,1,"binary","!"]', '[2,1,"text","\\ud800"]', "[2]", "\xff", "null"],
+)  # fmt: skip
+def test_a_line_that_no_recorder_writes_is_damage(tmp_path: Path, line: str) -> None:
+    head = '{"started_at":"2026-01-05T00:00:00Z"}\n[1,1,"open","user"]\n'
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress((head + line + "\n").encode("latin-1")))
+    recording = Recording(path)
+    assert [entry.kind for entry in recording] == ["open"]
+    assert "line 3 is damaged" in (recording.damage or "")
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "is not a recording"),
         (b"plain text", "is not a recording"),
         (gzip.compress(b"{}\n"), "is not a recording"),
         (gzip.compress(b'{"started_at":"2026-01-05T00:00:00Z","format":"other"}\n'), "not a recording"),
+        (gzip.compress(b'{"started_at":"2026-01-05T00:00:00"}\n'), "not a recording"),
+        (gzip.compress(b'{"started_at":"0001-01-05T00:00:00Z"}\n'), "not a recording"),
         (gzip.compress(b'{"started_at":"2026-01-05T00:00:00Z","version":2}\n'), "of version 2, this program reads 1"),
     ],
 )  # fmt: skip

@@ -160,16 +160,18 @@ def replay(
 
 
 def _tell_recorded(recorder: "Recorder", *, json: bool) -> None:
-    """What is in the file; one without a frame is taken away, so that the next try may have its name."""
-    if not recorder.frames:
+    """What is in the file; an empty one is taken away, so that the next try may have its name."""
+    size = recorder.path.stat().st_size if recorder.path.exists() else 0
+    if not recorder.frames or not size:
         recorder.path.unlink(missing_ok=True)
-        say("nothing came, so nothing was recorded")
+        why = "nothing could be written" if recorder.frames else "nothing came"
+        say(f"{why}, so nothing was recorded")
         return
     told = {
         "file": str(recorder.path),
         "frames": recorder.frames,
         "missed": recorder.missed,
-        "bytes": recorder.path.stat().st_size,
+        "bytes": size,
     }
     show_json(told) if json else show_fields(told)
 

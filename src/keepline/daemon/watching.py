@@ -19,6 +19,7 @@ from keepline.clock import SYSTEM_CLOCK, Clock, within
 from keepline.config import Settings
 from keepline.daemon.ask import daemon
 from keepline.daemon.clients import broker_session
+from keepline.daemon.streamcheck import check_stream
 from keepline.daemon.streams import KeptStream, listen, stream_of
 from keepline.errors import ConfigError, KeeplineError, Refused, TransientError
 from keepline.stream.events import ConnectionState, EventKind, StreamEvent
@@ -91,6 +92,7 @@ async def watch(
         clock: of the stream.
 
     Raises:
+        ConfigError: a symbol or an address that makes no sense, or an account that is not there.
         TransientError: there was no first connection.
         SignInRequired: there is no token without a person.
         Refused: the daemon has the only connection that the broker allows.
@@ -111,6 +113,7 @@ async def watch(
 
 @contextlib.asynccontextmanager
 async def _session(settings: Settings, name: str, recorder: Recorder | None, clock: Clock) -> Any:
+    check_stream(settings, name)
     table = settings.stream[name]
     await _leave_alone(settings, table.broker)
     async with broker_session(settings, table.broker) as (client, tokens):

@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from keepline.errors import ConfigError
 
@@ -31,6 +31,7 @@ Kind = Literal["open", "text", "binary", "snapshot", "lost", "missed"]
 connection ended (why), frames are not here (how many)."""
 
 _READ = 64 << 10
+_MOST_SECONDS = 1e9  # what is beyond 30 years is damage
 _LONGEST_LINE = 64 << 20  # a frame of 16 MiB with every character escaped is longer than any
 
 
@@ -38,7 +39,7 @@ class Head(Struct, frozen=True, kw_only=True):
     """The first line of a recording.
 
     Attributes:
-        started_at: wall time of second 0.
+        started_at: wall time of second 0, aware.
         stream: the name of what was recorded.
         broker: whose protocol it is, for example `projectx`.
         encoding: of a SignalR connection.
@@ -46,7 +47,7 @@ class Head(Struct, frozen=True, kw_only=True):
 
     format: str = FORMAT
     version: int = 1
-    started_at: datetime
+    started_at: Annotated[datetime, Meta(tz=True)]
     stream: str = ""
     broker: str = ""
     encoding: str = "json"
@@ -143,7 +144,7 @@ class Recording:
         for number, line in enumerate(lines, start=2):
             try:
                 yield _entry(decode(line))
-            except (msgspec.DecodeError, binascii.Error, ValueError):
+            except (msgspec.DecodeError, binascii.Error, ValueError):  # what is not UTF-8, too
                 self.damage = f"{self.path}: line {number} is damaged; what is before it was read"
                 return
 
@@ -152,7 +153,7 @@ class Recording:
             head = msgspec.json.decode(line or b"", type=Head)
         except msgspec.DecodeError:
             head = None
-        if head is None or head.format != FORMAT:
+        if head is None or head.format != FORMAT or not 1970 <= head.started_at.year < 9000:
             raise ConfigError(
                 f"{self.path} is not a recording of a stream; `keepline stream record` makes one",
                 key="recording",
@@ -193,6 +194,13 @@ class Recording:
 
 
 def _entry(line: _Line) -> Entry:
+    """The entry of a line.
+
+    Raises:
+        ValueError: it says what no recorder writes.
+    """
+    if not 0 <= line.at <= _MOST_SECONDS or (line.kind == "missed" and not line.data.isdecimal()):
+        raise ValueError("no entry")
     if line.kind == "binary":
         return Entry(
             line.at, line.connection, line.kind, base64.b64decode(line.data, validate=True)
