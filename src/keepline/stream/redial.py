@@ -201,4 +201,7 @@ _SCHEDULE_ALONE = Rule("")
 
 def _reason(rule: Rule, words: str, spent: int | None) -> str:
     text = f"{rule.words}: {words}" if words else rule.words
-    return text if spent is None else f"{text}; {spent} attempts failed in a row, no more are made"
+    if spent is None:
+        return text
+    failed = "1 attempt failed" if spent == 1 else f"{spent} attempts failed in a row"
+    return f"{text}; {failed}, no more are made"
