@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keepline.daemon.service import Daemon
 from keepline.daemon.streaming import StreamPart
 from keepline.daemon.streams import real_time_url
 from keepline.daemon.watching import Told, watch
-from keepline.errors import ConfigError, KeeplineError, TransientError
+from keepline.errors import ConfigError, KeeplineError, Refused, SignInRequired, TransientError
 from keepline.sandbox.server import SandboxServer
 from keepline.stream.events import EventKind
 from keepline.stream.recorder import Recorder
@@ -183,6 +184,75 @@ async def test_a_watch_ends_with_the_reason_when_the_server_wants_it_gone(
     with pytest.raises(TransientError, match=r"the stream has failed: .*go away"):
         await watch(settings, "top", show)
     assert told[-1].value.kind is EventKind.LOST
+
+
+async def test_a_watch_ends_with_what_happened_before_it_was_all_connected(
+    load: Load, sandbox: SandboxServer
+) -> None:
+    settings = load(f'[stream.top]\nsymbols = ["{CONTRACT}"]\n')
+    lost = asyncio.Event()
+
+    def show(line: Told) -> None:
+        if line.kind == "event" and line.value.kind is EventKind.LOST:
+            lost.set()
+
+    def opened(stream: Any) -> None:
+        connect = stream.connect
+
+        async def and_lose() -> None:
+            await connect()
+            sandbox.signalr.cut("close", hub="market", error="go away")
+            await lost.wait()
+
+        stream.connect = and_lose
+
+    with pytest.raises(TransientError, match=r"the stream has failed: .*go away"):
+        await watch(settings, "top", show, opened=opened)
+
+
+async def test_after_its_first_connection_a_watch_does_not_give_up(
+    load: Load, sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(f'[stream.top]\nsymbols = ["{CONTRACT}"]\n')
+    plans: asyncio.Queue[str] = asyncio.Queue()
+    hearing = logging.Handler()
+    hearing.emit = lambda record: plans.put_nowait(record.getMessage())  # type: ignore[method-assign]
+    hearing.addFilter(lambda record: record.getMessage() in ("Stream redial", "Stream gives up"))
+    monkeypatch.setattr(logging.getLogger("keepline.stream"), "handlers", [hearing])
+
+    def show(line: Told) -> None:
+        if line.kind == "quote":
+            sandbox.fault("5xx", on="websocket")
+            sandbox.signalr.cut(hub="market")
+
+    work = asyncio.create_task(watch(settings, "top", show))
+    assert [await plans.get() for _ in range(2)] == ["Stream redial", "Stream redial"]
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+@pytest.mark.parametrize(
+    ("credential", "refused"), [("schwab", True), ("another", False)], ids=["shared", "own"]
+)
+async def test_a_connection_is_of_a_user_whatever_the_broker_is_called(
+    load: Load, monkeypatch: pytest.MonkeyPatch, credential: str, refused: bool
+) -> None:
+    settings = load(
+        f'[brokers.twin]\nbroker = "schwab"\ncredential = "{credential}"\n'
+        '[stream.twin]\nsymbols = ["AAPL"]\n[credentials.another]\nissuer = "schwab"\nbase_url = "URL"\n'
+        'app_config = "app.yaml"\ntoken_file = "none.json"\n',
+        broker=SCHWAB,
+    )
+
+    class Running:
+        async def status(self) -> object:
+            return {"streams": {"quotes": {"protocol": "schwab", "broker": "schwab"}}}
+
+    monkeypatch.setattr("keepline.daemon.watching.daemon", lambda: nullcontext(Running()))
+    with pytest.raises(Refused if refused else SignInRequired) as caught:
+        await watch(settings, "twin", print)
+    assert ("as stream quotes" in str(caught.value)) is refused
 
 
 async def test_a_recording_that_the_disk_ends_ends_the_command(

@@ -293,6 +293,22 @@ class TestPlayback:
             with pytest.raises(PermanentError, match="no further connection"):
                 await playback.link(label).open(lambda *_: None)
 
+    async def test_a_recording_that_went_away_ends_without_a_way_back(
+        self, recording: Recording, clock: ManualClock
+    ) -> None:
+        link = Playback(recording, SignalRFrames, speed=None, clock=clock).link("market")
+
+        def gone(*_: object) -> None:
+            pytest.fail("nothing is there to be played")
+
+        playing = link._playback.next_connection
+        link._playback.next_connection = lambda label: (playing(label), recording.path.unlink())[0]  # type: ignore
+        await link.open(gone)
+        lost = await link.closed()
+        assert (lost.reason, lost.allow_reconnect) == ("end", False)
+        assert "cannot be read" in lost.error
+        await link.close()
+
     async def test_a_recording_that_just_stops_ends_without_a_way_back(
         self, tmp_path: Path, clock: ManualClock
     ) -> None:

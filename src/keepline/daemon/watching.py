@@ -128,13 +128,18 @@ async def _session(settings: Settings, name: str, recorder: Recorder | None, clo
 
 
 async def _leave_alone(settings: Settings, broker: str) -> None:
-    """Schwab ends a user's stream when another one begins: the daemon's is worth more."""
+    """Schwab ends a user's stream when another one begins, by whatever name: the daemon's is worth more."""
     if settings.brokers[broker].broker != "schwab":
         return
     async with daemon() as running:
         told = {} if running is None else (await running.status()).get("streams", {})
+    sharing = {
+        n
+        for n, b in settings.brokers.items()
+        if b.credential == settings.brokers[broker].credential
+    }
     for name, stream in told.items():
-        if stream["protocol"] == "schwab" and stream["broker"] == broker:
+        if stream["protocol"] == "schwab" and stream["broker"] in sharing:
             raise Refused(
                 f"the daemon has the one connection that Schwab allows a user, as stream {name};"
                 f" let it record ([stream.{name}] record = …), or stop it first"
