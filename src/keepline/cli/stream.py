@@ -34,7 +34,14 @@ StreamName = Annotated[
     ),
 ]
 Seconds = Annotated[
-    float, typer.Option("--for", min=0.0, metavar="SECONDS", help="End after this time.")
+    float,
+    typer.Option(
+        "--for",
+        min=0.0,
+        metavar="SECONDS",
+        help="End after this time at the latest.",
+        show_default=False,
+    ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
