@@ -208,6 +208,12 @@ def test_clearing_ends_all() -> None:
         ({"fault": "5xx", "seconds": -1}, "seconds", "a number from 0 up"),
         ({"fault": "5xx", "on": "everything"}, "on", "names of routes"),
         ({"fault": "5xx", "on": 5}, "on", "names of routes"),
+        ({"fault": "5xx", "on": []}, "on", "names of routes"),
+        (
+            {"fault": "silent", "on": ["user_hub", "token"]},
+            "on",
+            "user_hub, market_hub, test_hub, streamer",
+        ),
         ({"fault": "rotate", "enabled": 1}, "enabled", "true or false is needed"),
         ({"fault": "refuse", "code": 5}, "code", "a text is needed"),
         ({"fault": "refuse", "error_code": 1.5}, "error_code", "a whole number"),

@@ -226,7 +226,8 @@ def _routes(value: object, kind: Kind) -> tuple[str, ...]:
     routes = (value,) if isinstance(value, str) else value
     if routes is None:
         return ()
-    if not isinstance(routes, list | tuple) or not all(route in kind.may for route in routes):
+    known = isinstance(routes, list | tuple) and all(route in kind.may for route in routes)
+    if not known or not routes:  # an empty list is a mistake, not everything
         raise ConfigError(f"names of routes are needed: {', '.join(kind.may)}", key="on")
     return tuple(routes)
 
