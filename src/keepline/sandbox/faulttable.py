@@ -226,10 +226,12 @@ def _routes(value: object, kind: Kind) -> tuple[str, ...]:
     routes = (value,) if isinstance(value, str) else value
     if routes is None:
         return ()
-    known = isinstance(routes, list | tuple) and all(route in kind.may for route in routes)
-    if not known or not routes:  # an empty list is a mistake, not everything
+    wanted = tuple(routes) if isinstance(routes, list | tuple) else ()
+    if not wanted or not all(
+        route in kind.may for route in wanted
+    ):  # [] is a mistake, not everything
         raise ConfigError(f"names of routes are needed: {', '.join(kind.may)}", key="on")
-    return tuple(routes)
+    return wanted
 
 
 def _checked(kind: Kind, key: str, value: object) -> object:
