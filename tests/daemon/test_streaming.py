@@ -226,6 +226,7 @@ async def test_after_its_first_connection_a_watch_does_not_give_up(
             sandbox.signalr.cut(hub="market")
 
     work = asyncio.create_task(watch(settings, "top", show))
+    work.add_done_callback(lambda _: plans.put_nowait("ended"))
     assert [await plans.get() for _ in range(2)] == ["Stream redial", "Stream redial"]
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
