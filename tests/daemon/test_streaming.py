@@ -15,12 +15,14 @@ from tests.daemon.conftest import aside
 from keepline import config
 from keepline.config import Settings
 from keepline.daemon.ask import save_token, whole_status
+from keepline.daemon.clients import client_of
 from keepline.daemon.compose import check_settings
 from keepline.daemon.service import Daemon
 from keepline.daemon.streaming import StreamPart
-from keepline.daemon.streams import real_time_url
+from keepline.daemon.streams import listen, real_time_url, stream_of
 from keepline.daemon.watching import Told, watch
 from keepline.errors import ConfigError, KeeplineError, Refused, SignInRequired, TransientError
+from keepline.http import HttpSession
 from keepline.sandbox.server import SandboxServer
 from keepline.stream.events import EventKind
 from keepline.stream.recorder import Recorder
@@ -159,6 +161,34 @@ async def test_a_stream_that_ends_for_good_comes_back_alone(
             await whole_status(None)
         await until(part, lambda: part.ready()[0])
         assert part.stream is not first
+
+
+@pytest.mark.parametrize(
+    ("broker", "section", "symbol"),
+    [(PROJECTX, "top", CONTRACT), (SCHWAB, "schwab", "AAPL")],
+    ids=["projectx", "schwab"],
+)
+async def test_a_quote_may_be_silent_for_as_long_as_the_section_says(
+    load: Load, broker: str, section: str, symbol: str
+) -> None:
+    text = f'[stream.{section}]\nsymbols = ["{symbol}"]\nstale_after = 45\n'
+    settings = load(text, broker=broker)
+
+    class Tokens:
+        async def get(self, **_: object) -> object:
+            raise AssertionError("nobody is asked")
+
+    async def nobody(*_: object) -> None:
+        raise AssertionError("nothing comes")
+
+    tokens: Any = Tokens()
+    async with HttpSession() as http:
+        client = client_of(settings, section, tokens, http=http)
+        stream = await stream_of(settings, section, client, tokens)
+        listen(stream, settings.stream[section], nobody)
+        topics = [s.topic for manager in stream.managers for s in manager.standings]
+        assert [(topic.key, topic.cadence) for topic in topics] == [(symbol, 45.0)]
+        await stream.disconnect()
 
 
 async def test_an_account_that_is_not_there_is_the_streams_own_trouble(load: Load) -> None:
@@ -305,6 +335,7 @@ def test_a_symbol_that_cannot_be_one_is_found_before_anything_starts(
         ("", "https://api.topstepx.com", "https://rtc.topstepx.com"),
         ("", "https://gateway-api-demo.s2f.projectx.com", "https://gateway-rtc-demo.s2f.projectx.com"),
         ("", "http://127.0.0.1:8787", "http://127.0.0.1:8787"),
+        ("", "https://okapi.example", "https://okapi.example"),
         ('url = "wss://elsewhere.example"', "https://api.topstepx.com", "wss://elsewhere.example"),
     ],
 )  # fmt: skip
