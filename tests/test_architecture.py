@@ -49,6 +49,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DECIDERS = {
+    "hub/access.py",
+    "hub/keyfetch.py",
+    "hub/origins.py",
+    "hub/presenting.py",
+    "hub/refusals.py",
+    "hub/tenure.py",
+    "hub/throttle.py",
+    "hub/tokens.py",
     "stream/binding.py",
     "stream/codec.py",
     "stream/codec_json.py",
