@@ -394,7 +394,8 @@ def _check(entry: Entry) -> None:
             continue
         if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_ID or not _is_text(text):
             raise ConfigError(f"a text of 1 to {_LONGEST_ID} characters is needed", key=name)
-    if not isinstance(entry.data, bytes) or len(entry.data) > _LARGEST_DATA:
+    data: object = entry.data
+    if not isinstance(data, bytes) or len(data) > _LARGEST_DATA:
         raise ConfigError(f"JSON text of at most {_LARGEST_DATA >> 20} MiB is needed", key="data")
     if not math.isfinite(entry.at):
         raise ConfigError(f"epoch seconds are needed, not {entry.at!r}", key="at")
