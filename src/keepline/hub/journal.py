@@ -8,7 +8,6 @@ commit and before whoever posted it; what waits is bounded.
 import asyncio
 import concurrent.futures
 import logging
-import math
 import queue
 import secrets
 import threading
@@ -18,7 +17,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import Closed, ConfigError, KeeplineError, QueueFull, StorageError
-from keepline.hub.journal_file import Entry, JournalFile, Position, Retention, Stored
+from keepline.hub.entries import (
+    Entry,
+    Position,
+    Retention,
+    Stored,
+    check_entry,
+    check_retention,
+)
+from keepline.hub.journal_file import JournalFile
 from keepline.telemetry import REGISTRY, event
 
 __all__ = ["Entry", "MessageJournal", "Position", "Retention", "Stored"]
@@ -41,8 +48,6 @@ KEPT = Retention()
 
 _LARGEST_GROUP = 512
 _LARGEST_READ = 1000
-_LONGEST_ID = 128
-_LARGEST_DATA = 16 << 20
 
 
 class _Task(NamedTuple):
@@ -81,7 +86,7 @@ class MessageJournal:
         self._retention = dict(retention or {})
         self._otherwise = otherwise
         for name, kept in (*self._retention.items(), ("", otherwise)):
-            _check_retention(name, kept)
+            check_retention(name, kept)
         if capacity < 1:
             raise ConfigError(
                 f"at least one message must have room, not {capacity!r}", key="capacity"
@@ -164,7 +169,7 @@ class MessageJournal:
             at=self._clock.wall().timestamp() if at is None else at,
             data=data,
         )
-        _check(entry)
+        check_entry(entry)
         kept = self._retention.get(channel, self._otherwise)
         return self._ask(lambda file: file.append(entry, kept), "post")
 
@@ -386,38 +391,7 @@ def _resolve(results: list[_Result]) -> None:
             done.set_exception(error)
 
 
-def _check(entry: Entry) -> None:
-    """What the file could not take would fail all that waits beside it."""
-    for name in ("channel", "type", "key", "id"):
-        text = getattr(entry, name)
-        if text is None and name == "key":
-            continue
-        if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_ID or not _is_text(text):
-            raise ConfigError(f"a text of 1 to {_LONGEST_ID} characters is needed", key=name)
-    data: object = entry.data
-    if not isinstance(data, bytes) or len(data) > _LARGEST_DATA:
-        raise ConfigError(f"JSON text of at most {_LARGEST_DATA >> 20} MiB is needed", key="data")
-    if not math.isfinite(entry.at):
-        raise ConfigError(f"epoch seconds are needed, not {entry.at!r}", key="at")
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
-
-
 def _read_limit(limit: int) -> int:
     if limit < 1:
         raise ConfigError(f"at least one message, not {limit!r}", key="limit")
     return min(limit, _LARGEST_READ)
-
-
-def _check_retention(channel: str, kept: Retention) -> None:
-    if kept.count < 1 or not kept.age_seconds > 0:
-        raise ConfigError(
-            f"keep at least one message for a positive time, not {kept}",
-            key=f"retention.{channel}" if channel else "otherwise",
-        )

@@ -11,14 +11,14 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from keepline.errors import StorageError
+from keepline.hub.entries import Entry, Position, Retention, Stored
 from keepline.hub.ownership import give_back, make_file, make_room, take
 
-__all__ = ["Entry", "JournalFile", "Position", "Retention", "Stored"]
+__all__ = ["JournalFile"]
 
 APPLICATION_ID = 0x6B6C686D  # "klhm": other people's SQLite files are not ours to write
 VERSION = 1
@@ -46,66 +46,6 @@ _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another program keeps it locked; close what has it open",
     sqlite3.SQLITE_IOERR: "the disk reports an error; look at the system log and at the free space",
 }
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A message that is on the disk.
-
-    Attributes:
-        channel: its channel.
-        offset: its place in the channel, from 1 up, without holes.
-        type: what it is, for example `alert`.
-        key: what it is about, None when the channel has no keys.
-        id: by what it is recognised when it comes again.
-        at: when it was given to the hub, in epoch seconds.
-        data: its JSON text.
-    """
-
-    channel: str
-    offset: int
-    type: str
-    key: str | None
-    id: str
-    at: float
-    data: bytes
-
-
-class Stored(NamedTuple):
-    """What became of a message.
-
-    Attributes:
-        entry: as it is on the disk.
-        new: False when its id was known: then `entry` is the earlier one and nothing was written.
-    """
-
-    entry: Entry
-    new: bool
-
-
-class Position(NamedTuple):
-    """How far a channel is.
-
-    Attributes:
-        epoch: the life of the channel's offsets; another epoch means another file.
-        offset: the last one given out, 0 when there was none.
-        oldest: the oldest that is still held, None when nothing is.
-    """
-
-    epoch: str
-    offset: int
-    oldest: int | None
-
-
-class Retention(msgspec.Struct, frozen=True):
-    """What a channel keeps: at most so many messages, none older than that.
-
-    Attributes:
-        count: messages.
-        age_seconds: from when the hub was given it.
-    """
-
-    count: int = 10_000
-    age_seconds: float = 30 * 86_400.0
 
 
 class _Channel:

@@ -19,12 +19,12 @@ from typing import Any
 from keepline.clock import SYSTEM_CLOCK, Clock, within
 from keepline.errors import APIError, Closed, ConfigError, PermanentError, ProtocolError, QueueFull
 from keepline.http import HttpSession, Response, redacted_url
+from keepline.hub.messages import encode_data
 from keepline.hub.outgoing import POLICIES, Added, Item, Outgoing, Policy
 from keepline.hub.publishing import (
     IDEMPOTENCY_SECONDS,
     Answered,
     Flaw,
-    encode_data,
     encode_draft,
     read_answer,
 )

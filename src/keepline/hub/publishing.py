@@ -1,16 +1,12 @@
 """The words of `POST /api/publish` for both of its ends: lines of JSON, the answer, keys that make a repeat harmless.
 
-Invariants: a decider; what is encoded here is JSON (no NaN, no infinity) on one line; a bad line costs that line alone;
-the answer to a key is given again word by word for as long as it is kept, and never to another user or another body.
+Invariants: a decider; a message is one line; a bad line costs that line alone; the answer to a key is given again word by word for as long as it is kept, and never to another user or another body.
 """
 
 import enum
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import date, datetime
-from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -25,7 +21,6 @@ __all__ = [
     "Flaw",
     "Idempotency",
     "answer_body",
-    "encode_data",
     "encode_draft",
     "read_answer",
     "read_drafts",
@@ -87,23 +82,6 @@ class Answered(NamedTuple):
     refused: Sequence[Flaw] = ()
 
 
-def encode_data(data: object) -> bytes:
-    """JSON text of a message's data; Decimal becomes a number, a datetime ISO-8601, an enum its value.
-
-    Raises:
-        ConfigError: it holds NaN, an infinity, or what JSON does not know.
-    """
-    try:
-        text = json.dumps(
-            data, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-        )
-        return text.encode()
-    except RecursionError:
-        raise ConfigError("it holds itself, or is nested too deeply", key="data") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"this is no JSON: {error}", key="data") from None
-
-
 def encode_draft(
     channel: str,
     type: str,
@@ -118,7 +96,7 @@ def encode_draft(
     Args:
         channel: where to.
         type: what it is.
-        data: its JSON text, as of `encode_data`.
+        data: its JSON text.
         key: what it is about.
         id: by what it is recognised when it comes again.
         timestamp: when it was given to the publisher.
@@ -290,16 +268,3 @@ def _read_draft(number: int, line: bytes) -> Draft | Flaw:
 def _check_word(name: str, word: object) -> None:
     if not isinstance(word, str) or not 0 < len(word) <= LONGEST_WORD:
         raise ConfigError(f"a text of 1 to {LONGEST_WORD} characters is needed", key=name)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know, in its words; what this does not know either is a TypeError."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    return msgspec.to_builtins(value, builtin_types=(Decimal, datetime, date))
