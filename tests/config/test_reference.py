@@ -22,6 +22,8 @@ TABLES = {
     "A target is": config.TargetSettings,
     "## `[telemetry]`": config.TelemetrySettings,
     "## `[sandbox]`": config.SandboxSettings,
+    "## `[hub]`": config.HubSettings,
+    "### `[[hub.issuers]]`": config.HubIssuerSettings,
 }
 ELSEWHERE = {"issuer", "storage_path", "username", "api_key"}
 """Keys whose default comes from the section's name or from the environment."""

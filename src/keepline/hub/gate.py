@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from keepline import telemetry
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import ConfigError, KeeplineError
+from keepline.errors import ConfigError, KeeplineError, StorageError
 from keepline.hub.access import AccessRules, Action, Identity, standing_refusal
 from keepline.hub.jwks import KeySet
 from keepline.hub.passwords import LONGEST_PASSWORD, parameters_of, password_fits
@@ -116,7 +116,7 @@ class Gate:
         Returns:
             True when users or revocations changed: ask `recheck` for every live connection.
         """
-        changed = await asyncio.to_thread(self._users.refreshed)
+        changed = await asyncio.to_thread(self._refresh)
         await asyncio.gather(*(keys.look() for keys in self._sets.values()))
         return changed
 
@@ -218,6 +218,13 @@ class Gate:
             log, logging.INFO, "Access refused", code=refusal.code.value, **fields, **more
         )
         return refusal
+
+    def _refresh(self) -> bool:
+        try:
+            self._keys.refreshed(now=self._wall())
+        except StorageError as error:
+            telemetry.event(log, logging.ERROR, "Signing keys not read", reason=str(error))
+        return self._users.refreshed()
 
     def _standing(self, identity: Identity) -> Refusal | None:
         return standing_refusal(identity, self._users.book, own_issuer=self._issuer.issuer)

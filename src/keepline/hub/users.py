@@ -5,15 +5,12 @@ lock and replaces the file whole; a file that is damaged after the start changes
 it is mended. A user who is removed leaves a revocation behind, so that tokens do not come back to life with the name.
 """
 
-import contextlib
 import logging
-import os
 import re
-import sys
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,10 +20,8 @@ from msgspec import Struct
 from keepline import files, telemetry
 from keepline.errors import ConfigError, StorageError
 from keepline.hub.access import Standing
+from keepline.hub.locking import alone_in, signature
 from keepline.hub.passwords import ARGON2ID, Argon2id, check_strength, hash_password, parameters_of
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["Revocation", "User", "UserBook", "UsersFile", "user_name"]
 
@@ -205,13 +200,13 @@ class UsersFile:
         A file that cannot be read is reported once, and the last good book stays.
         """
         with self._lock:
-            if self._signature() == self._mark:
+            if signature(self.path) == self._mark:
                 return False
             before = self._book
             try:
                 self._load()
             except StorageError as error:
-                self._mark = self._signature()
+                self._mark = signature(self.path)
                 if self._good:
                     telemetry.event(log, logging.ERROR, "Users file not read", reason=str(error))
                 self._good = False
@@ -226,7 +221,7 @@ class UsersFile:
             StorageError: it cannot be read or written.
             ConfigError: what `edit` refused.
         """
-        with self._lock, _alone_in(self.path.parent):
+        with self._lock, alone_in(self.path.parent):
             book = edit(self._load())
             files.write_private(self.path, book.encode())
             return self._load()
@@ -318,7 +313,7 @@ class UsersFile:
         self.change(edit)
 
     def _load(self) -> UserBook:
-        mark = self._signature()
+        mark = signature(self.path)
         data = files.read_private(self.path, limit=_LARGEST_FILE)
         try:
             self._book = UserBook.parse(data or b"")
@@ -326,13 +321,6 @@ class UsersFile:
             raise StorageError(f"{error}; mend or remove that line", path=self.path) from None
         self._mark = mark
         return self._book
-
-    def _signature(self) -> tuple[int, ...] | None:
-        try:
-            info = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116
-        except OSError:
-            return None
-        return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
     def __repr__(self) -> str:
         return f"<UsersFile {self.path}, {len(self._book)} users>"
@@ -374,20 +362,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):
         return str(error)
     return "it is not JSON" if isinstance(error, msgspec.MsgspecError) else str(error)
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Two changes at the same time must both be in the file afterwards."""
-    if not directory.exists():
-        files.private_directory(directory)
-    if sys.platform == "win32":
-        yield
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile would keep it
-        os.close(fd)
