@@ -49,6 +49,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DECIDERS = {
+    "hub/stored.py",
+    "hub/publishing.py",
+    "hub/outgoing.py",
+    "hub/following.py",
+    "hub/entries.py",
+    "desk/shapes.py",
+    "desk/risk.py",
     "hub/channels.py",
     "hub/closecodes.py",
     "hub/cohorts.py",

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from keepline.credentials.schwab_file import SchwabTokenFile
     from keepline.credentials.storage import TokenStorage
     from keepline.credentials.token import Token
+    from keepline.desk.notify import (
+        notify_alert,
+        notify_exposure_change,
+        notify_lp_status_change,
+        notify_routing_decision,
+        use_publisher,
+    )
     from keepline.errors import (
         APIError,
         CircuitOpen,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
         TokenUnavailable,
         TransientError,
     )
+    from keepline.hub.publisher import HubPublisher
     from keepline.model import (
         Account,
         Bar,
@@ -86,6 +94,7 @@ __all__ = [
     "DeliveryReport",
     "ErrorHandler",
     "Fill",
+    "HubPublisher",
     "Instrument",
     "IntentKind",
     "KeeplineError",
@@ -135,6 +144,11 @@ __all__ = [
     "TokenUnavailable",
     "TransientError",
     "__version__",
+    "notify_alert",
+    "notify_exposure_change",
+    "notify_lp_status_change",
+    "notify_routing_decision",
+    "use_publisher",
 ]
 
 _HOME = {
@@ -163,6 +177,13 @@ _HOME = {
     "keepline.credentials.schwab_file": ("SchwabTokenFile",),
     "keepline.credentials.storage": ("TokenStorage",),
     "keepline.credentials.token": ("Token",),
+    "keepline.desk.notify": (
+        "notify_alert",
+        "notify_exposure_change",
+        "notify_lp_status_change",
+        "notify_routing_decision",
+        "use_publisher",
+    ),
     "keepline.errors": (
         "APIError",
         "CircuitOpen",
@@ -183,6 +204,7 @@ _HOME = {
         "TokenUnavailable",
         "TransientError",
     ),
+    "keepline.hub.publisher": ("HubPublisher",),
     "keepline.model": (
         "Account",
         "Bar",

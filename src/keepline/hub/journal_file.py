@@ -60,7 +60,7 @@ class _Channel:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     """Errors of SQLite and of the system as ours, with what a person can do."""
     try:
         yield
@@ -92,7 +92,7 @@ class JournalFile:
         self.failure: StorageError | None = None
         self._channels: dict[str, _Channel] = {}
         self._touched: set[str] = set()
-        with explained(path):
+        with _explained(path):
             make_room(path)
             self._lock = take(path)
             try:
@@ -169,7 +169,7 @@ class JournalFile:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         try:
-            with explained(self.path):
+            with _explained(self.path):
                 yield
         except StorageError as error:
             code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF

@@ -1,7 +1,7 @@
 """The words of `POST /api/publish` for both of its ends: lines of JSON, the answer, keys that make a repeat harmless.
 
-Invariants: a decider; a message is one line; a bad line costs that line alone; the answer to a key is given again word by
-word for as long as it is kept, and never to another user or another body.
+Invariants: a decider; a message is one line; a bad line costs that line alone; the answer to a key is given again, word
+for word, for as long as it is kept, and never to another user or another body.
 """
 
 import enum
