@@ -96,7 +96,7 @@ class KeySet:
             self._pace.started(now, unknown=unknown)
             self._fetch = asyncio.create_task(self._fetch_once())
         if self._fetch is not None:
-            await asyncio.shield(self._fetch)  # one who hangs up does not end it for the others
+            await asyncio.wait({self._fetch})  # one who hangs up does not end it for the others
 
     async def close(self) -> None:
         """End a fetch under way."""

@@ -18,7 +18,7 @@ __all__ = ["HostRules", "Origin", "OriginRules", "own_hosts", "own_origins"]
 _PORTS = {"http": 80, "https": 443}
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<place>[^/?#@\\\s]+)")
 _PLACE = re.compile(
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 
 
@@ -153,7 +153,7 @@ def _place(text: str) -> tuple[str, int | None] | None:
     if match is None or not text.isascii():
         return None
     port = None if match["port"] is None else int(match["port"])
-    if port is not None and not 0 < port <= 65535:
+    if port is not None and port > 65535:
         return None
     host = match["host"]
     if host.startswith("["):

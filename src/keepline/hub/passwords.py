@@ -135,10 +135,13 @@ def _weakness(password: str, name: str) -> str:
 
 
 def _without_common(plain: str) -> str:
+    """What is left besides common words, digits and signs; all of it when there is no common word in it."""
     rest = plain.translate(str.maketrans("013457@$!", "oleastasi"))
+    if not any(word in rest for word in _COMMON):
+        return plain
     for word in _COMMON:
-        rest = rest.replace(word, "")
-    return re.sub(r"[^a-z\u0080-\U0010ffff]", "", rest) if rest != plain else plain
+        rest = rest.replace(word, " " * len(word))
+    return "".join(was for was, now in zip(plain, rest, strict=True) if was.isalpha() and now != " ")
 
 
 def _is_run(plain: str) -> bool:

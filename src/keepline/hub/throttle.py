@@ -1,8 +1,8 @@
 """How often one may fail to sign in: counted by name and by address, with a lock that doubles.
 
 Invariants: an attempt counts as failed from its start until it is known to be good, so that parallel guesses find no
-gap; a name that does not exist is treated like one that does; memory is bounded, and a flood of new names or addresses
-never pushes out one that is locked while there is another to push out. IPv6 addresses count by their /64, the smallest
+gap; a name that does not exist is treated like one that does; memory is bounded, and no flood of new names or
+addresses pushes out one that is locked; only as many locks as half of the memory do. IPv6 addresses count by their /64, the smallest
 network that a customer gets.
 """
 
@@ -69,7 +69,7 @@ class LoginThrottle:
     Args:
         by_name: patience with one name from wherever it is tried.
         by_address: patience with one address whatever name it tries.
-        capacity: names and addresses that are remembered.
+        capacity: names and addresses that are remembered; 2 or more.
     """
 
     def __init__(
@@ -152,8 +152,10 @@ class LoginThrottle:
         lock = self._paces[key[0]].lock(record.failures)
         record.locked_until = record.last + lock if lock else 0.0
         (self._locked if lock else self._watched)[key] = record
-        while len(self) > self._capacity:
-            (self._watched or self._locked).popitem(last=False)
+        if len(self) > self._capacity:
+            # each kind keeps half of the memory: what is new can be counted even if all that is old is locked
+            fuller = len(self._watched) > self._capacity // 2
+            (self._watched if fuller else self._locked).popitem(last=False)
 
     def _take_back(self, key: _Key) -> None:
         record = self._locked.get(key) or self._watched.get(key)

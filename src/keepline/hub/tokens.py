@@ -201,7 +201,7 @@ class _Header(Struct, frozen=True):
     alg: str
     kid: Annotated[str, Meta(max_length=256)] | None = None
     typ: str | None = None
-    crit: msgspec.Raw | None = None
+    crit: msgspec.Raw = msgspec.Raw()
 
 
 class _Claims(Struct, frozen=True):
@@ -265,7 +265,7 @@ class TokenVerifier:
             return refuse(RefusalCode.BAD_TOKEN)
         header = _decoded(parts[0], _header_decoder)
         named = _decoded(parts[1], _issuer_decoder)
-        if header is None or header.crit is not None or (header.typ or "jwt").lower() not in _TYPES:
+        if header is None or bytes(header.crit) or (header.typ or "jwt").lower() not in _TYPES:
             return refuse(RefusalCode.BAD_TOKEN)
         if header.alg not in ALGORITHMS:
             return refuse(RefusalCode.BAD_ALGORITHM)
@@ -433,15 +433,21 @@ def keys_of_jwks(data: bytes, algorithms: Iterable[str]) -> KeyRing:
     return KeyRing(keys)
 
 
-_JWK_ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+_JWK_ALGORITHMS: dict[tuple[str, str | None], str] = {
+    ("RSA", None): "RS256",
+    ("EC", "P-256"): "ES256",
+    ("OKP", "Ed25519"): "EdDSA",
+}
 
 
 def _key_of_jwk(entry: object, pinned: frozenset[str]) -> TrustedKey | None:
     if not isinstance(entry, Mapping) or entry.get("use", "sig") != "sig" or "d" in entry:
         return None
     kind, curve, kid = entry.get("kty"), entry.get("crv"), entry.get("kid", "")
-    algorithm = _JWK_ALGORITHMS.get((kind, curve if kind != "RSA" else None))  # type: ignore[arg-type]
-    if algorithm not in pinned or not isinstance(kid, str):
+    if not isinstance(kind, str) or not isinstance(curve, str | None) or not isinstance(kid, str):
+        return None
+    algorithm = _JWK_ALGORITHMS.get((kind, curve if kind != "RSA" else None))
+    if algorithm is None or algorithm not in pinned:
         return None
     if entry.get("alg", algorithm) not in (algorithm, "Ed25519" if kind == "OKP" else algorithm):
         return None

@@ -247,6 +247,8 @@ class UsersFile:
             raise ConfigError(
                 "a role is 1 to 64 letters, digits, dashes and underscores", key="role"
             )
+        if len(account) > 64 or not account.isprintable():
+            raise ConfigError("an account is at most 64 printable characters", key="account")
         check_strength(password, name=name)
         phc = hash_password(password, parameters=self.parameters)
 
