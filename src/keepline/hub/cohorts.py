@@ -28,6 +28,7 @@ class Client:
         cohort: whose member it is, None when it has an outbox of its own.
         flight: the delivery of its own that it was not handed yet.
         control: answers that wait for it.
+        answer: the answers that are on their way and were not handed to it yet.
         blocked: since when it takes nothing, None when it does.
         gone: whether it was disconnected or is being closed.
         since: when it connected.
@@ -35,7 +36,7 @@ class Client:
     """
 
     __slots__ = (
-        "blocked", "bucket", "cohort", "conflated", "control", "deflate", "dropped", "flight", "gone", "id",
+        "answer", "blocked", "bucket", "cohort", "conflated", "control", "deflate", "dropped", "flight", "gone", "id",
         "interval", "key", "link", "offences", "own", "sent", "since",
     )  # fmt: skip
 
@@ -51,6 +52,7 @@ class Client:
         self.cohort: Cohort | None = None
         self.flight: Delivery | None = None
         self.control: list[bytes] = []
+        self.answer: Delivery | None = None
         self.blocked: float | None = None
         self.bucket = Bucket(limits.inbound_rate, limits.inbound_burst, now)
         self.offences = Bucket(1 / limits.forgive_after, limits.offences, now)

@@ -191,8 +191,7 @@ class Hub:
         if client.gone:
             return
         if delivery.control is not None:
-            client.control[:0] = delivery.control
-            self._talk[client] = None
+            self._take_back(client, delivery.control)
         elif delivery.cohort is None:
             self._put_back(client, delivery)
         elif client.cohort is delivery.cohort:
@@ -308,7 +307,7 @@ class Hub:
         if len(client.control) > self.limits.control_buffer:
             self.close(client, CloseCode.SLOW)
         self._talk[client] = None
-        if client.blocked is None:
+        if _hears(client):
             self._wake(now)
 
     def offend(self, client: Client, offence: Offence, now: float) -> None:
@@ -457,6 +456,10 @@ class Hub:
         if client.blocked is None and not client.gone:
             self._strays[client] = None
 
+    def _take_back(self, client: Client, texts: list[bytes]) -> None:
+        client.control[:0] = texts
+        self._talk[client] = None
+
     def _put_back(self, client: Client, delivery: Delivery) -> None:
         outbox = client.own
         if outbox is not None and len(outbox.cursors) == len(delivery.before):
@@ -512,19 +515,20 @@ class Hub:
             work.closings.append(Closing(client, CloseCode.SLOW))
 
     def _answer(self, work: Work, now: float) -> None:
-        for client in [each for each in self._talk if each.blocked is None]:
+        for client in [each for each in self._talk if _hears(each)]:
             texts = client.control[: self.limits.max_batch]
             del client.control[: self.limits.max_batch]
             if not client.control:
                 del self._talk[client]
             frame = text_frame(join(texts))
-            work.deliveries.append(Delivery(frame, len(texts), now, [client], control=texts))
+            client.answer = Delivery(frame, len(texts), now, [client], control=texts)
+            work.deliveries.append(client.answer)
 
     def _gather(self) -> None:
         """Who is at its cohort's place joins it; who has none founds it."""
         for client in list(self._strays):
             outbox = client.own
-            if client.flight is not None or outbox is None or not outbox.plain():
+            if client.flight or client.control or outbox is None or not outbox.plain():
                 continue
             cohort = self._cohorts.get(client.key)
             if cohort is None:
@@ -542,11 +546,8 @@ class Hub:
         if taken is None:
             return
         before, batch = taken
-        if cohort.outbox.hungry:  # the journal answers one by one
-            cohort.outbox.cursors = before
-            cohort.outbox.hungry.clear()
-            for client in list(cohort.members):
-                self._leave(client)
+        if cohort.outbox.hungry:
+            self._dissolve(cohort, before, work)
             return
         if batch is None:
             return
@@ -558,12 +559,28 @@ class Hub:
         cohort.count(delivery)
         work.deliveries.append(delivery)
 
+    def _dissolve(self, cohort: Cohort, before: list[int], work: Work) -> None:
+        """What comes next is only in the journal, which answers one client at a time."""
+        hungry = set(cohort.outbox.hungry)
+        cohort.outbox.hungry.clear()
+        cohort.outbox.cursors = before
+        for client in list(cohort.members):
+            self._leave(client)
+            if client.own is not None:
+                client.own.hungry = set(hungry)
+                self._ask(client, client.own, hungry, work)
+
+    def _ask(self, client: Client, outbox: Outbox, hungry: set[int], work: Work) -> None:
+        for i in hungry:
+            name, after = outbox.channels[i].name, outbox.cursors[i]
+            work.refills.append(Refill(client, name, after, self.limits.refill))
+
     def _serve_strays(self, busy: set[Key], now: float, work: Work) -> None:
         groups: dict[object, list[Client]] = {}
         for client in self._strays:
             outbox = client.own
-            if outbox is None or client.flight is not None or client.key in busy:
-                continue
+            if outbox is None or client.flight or client.control or client.key in busy:
+                continue  # all answers come before the data behind them
             if outbox.pending():
                 groups.setdefault((client.key, outbox.place(client)), []).append(client)
         for group in groups.values():
@@ -578,9 +595,7 @@ class Hub:
         if taken is None:
             return
         before, batch = taken
-        for i in outbox.hungry - hungry:
-            channel = outbox.channels[i].name
-            work.refills.append(Refill(leader, channel, outbox.cursors[i], self.limits.refill))
+        self._ask(leader, outbox, outbox.hungry - hungry, work)
         cohort = self._cohorts.get(leader.key)
         for client in group:
             own = client.own
@@ -622,10 +637,10 @@ class Hub:
         if client.gone:
             return False
         if delivery.control is not None:
+            client.answer = None
             if client.blocked is None:
                 return True
-            client.control[:0] = delivery.control
-            self._talk[client] = None
+            self._take_back(client, delivery.control)
             return False
         if delivery.cohort is not None:
             return client.cohort is delivery.cohort
@@ -674,7 +689,7 @@ class Hub:
         for client in self._strays:
             if client.flight is None and client.own is not None and client.key not in busy:
                 self._want(client.own)
-        if any(client.blocked is None for client in self._talk):
+        if any(_hears(client) for client in self._talk):
             self._wake(-NEVER)
         if self._blocked:
             first = next(iter(self._blocked)).blocked
@@ -689,3 +704,8 @@ class Hub:
 def _after(due: float, interval: float, now: float) -> float:
     """The next frame's instant: in step with the last one, or with now after quiet."""
     return due + interval if now - due < interval else now + interval
+
+
+def _hears(client: Client) -> bool:
+    """Whether it may be answered now: it takes what is written, and has no earlier answer on its way."""
+    return client.blocked is None and client.answer is None
