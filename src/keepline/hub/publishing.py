@@ -259,6 +259,7 @@ class Idempotency:
 
 def _read_draft(number: int, line: bytes) -> Draft | Flaw:
     try:
+        line.decode()  # msgspec looks into no text of a Raw, and no frame may carry what is not UTF-8
         return msgspec.json.decode(line, type=Draft)
     except msgspec.ValidationError as error:
         return Flaw(number, "bad_message", str(error))
