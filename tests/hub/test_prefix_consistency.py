@@ -7,13 +7,13 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.hub.screen import Screen
 
 from keepline.hub.channels import Channel, Policy
 from keepline.hub.cohorts import Client, Delivery
 from keepline.hub.fanout import Hub, Refill
 from keepline.hub.limits import Limits
 from keepline.hub.messages import Message
-from tests.hub.screen import Screen
 
 KEYS = ["", "EURUSD", "GBPUSD", "USDJPY", "AUDUSD", "XAUUSD", "NZDUSD"]
 LIMITS = Limits(

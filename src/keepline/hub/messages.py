@@ -168,7 +168,7 @@ def _not_a_number(value: Any, where: str = "") -> str:
         inner: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, (list, tuple, set, frozenset)):
         inner = enumerate(value)
-    elif isinstance(value, (str, bytes, int)) or value is None:
+    elif isinstance(value, (str, bytes, int, msgspec.Raw)) or value is None:
         return ""
     else:
         built = msgspec.to_builtins(value, builtin_types=(Decimal, float))

@@ -201,6 +201,9 @@ class Outbox:
     ) -> bool:
         """Pass over what cannot be delivered any more, with words."""
         cursor = self.cursors[i]
+        stored = self.stored.get(i)
+        if stored and stored[0].offset == cursor + 1:
+            return False  # it is here, whatever the journal has forgotten since
         first = channel.first()
         reason = "retention"
         if channel.policy is Policy.DROP_OLDEST:
@@ -214,4 +217,5 @@ class Outbox:
         batch.texts.append(channel.gap_text(gap, now, stamps))
         batch.dropped[channel.name] = first - 1 - cursor
         self.cursors[i] = first - 1
+        self._used(i, first - 1)
         return True
