@@ -76,18 +76,6 @@ def test_a_batch_is_bounded_by_bytes_but_one_message_goes_alone() -> None:
     assert [len(item.line) for item in held.take(9, 8)] == [3, 3]
 
 
-def test_what_is_put_back_keeps_its_place_unless_a_newer_one_came() -> None:
-    held = queue()
-    held.add("never", "t", None, b"1")
-    held.add("newest", "t", "k", b"old")
-    held.add("plain", "t", None, b"p")
-    taken = held.take(9, 1000)
-    held.add("never", "t", None, b"2")
-    held.add("newest", "t", "k", b"new")
-    held.put_back(taken)
-    assert lines(held.take(9, 1000)) == [b"1", b"2", b"p", b"new"]
-
-
 def test_settings_without_room_or_with_an_unknown_policy_are_refused() -> None:
     with pytest.raises(ConfigError):
         queue(capacity=0)

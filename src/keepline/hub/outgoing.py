@@ -2,12 +2,11 @@
 
 Invariants: a decider; a message of a `never` channel is refused in so many words when there is no room, never thrown
 away for another; of a `conflate` channel only the newest per key waits; else the oldest leaves when there is no room.
-What is taken and put back keeps its place.
 """
 
 import enum
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from keepline.errors import ConfigError
@@ -143,17 +142,6 @@ class Outgoing:
             taken.append(item)
             self._remove(item)
         return taken
-
-    def put_back(self, items: Sequence[Item]) -> None:
-        """Give back what was taken and not sent; it is the first to be taken again."""
-        for item in reversed(items):
-            if item.durable:
-                self._durable.appendleft(item)
-                self._durable_bytes += len(item.line)
-            elif item.place not in self._droppable:  # a newer one of its key may have come
-                self._droppable[item.place] = item
-                self._droppable.move_to_end(item.place, last=False)
-                self._droppable_bytes += len(item.line)
 
     def __len__(self) -> int:
         return len(self._durable) + len(self._droppable)
