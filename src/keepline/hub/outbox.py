@@ -187,6 +187,10 @@ class Outbox:
                 batch.oldest = message.at
         self.cursors[i] = cursor
         self._used(i, cursor)
+        if cursor < self.recovering.get(i, 0):
+            self.recovering[i] = (
+                channel.offset
+            )  # it reads as fast as frames let it: nothing goes meanwhile
         return taken
 
     def _used(self, i: int, cursor: int) -> None:
