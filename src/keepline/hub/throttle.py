@@ -2,8 +2,8 @@
 
 Invariants: an attempt counts as failed from its start until it is known to be good, so that parallel guesses find no
 gap; a name that does not exist is treated like one that does; memory is bounded, and no flood of new names or
-addresses pushes out one that is locked; only as many locks as half of the memory do. IPv6 addresses count by their /64, the smallest
-network that a customer gets.
+addresses pushes out one that is locked; only as many locks as half of the memory do. IPv6 addresses count by their /64,
+the smallest network that a customer gets.
 """
 
 import ipaddress
