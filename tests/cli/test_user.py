@@ -39,6 +39,24 @@ def test_a_user_is_added_listed_and_removed(keepline: Command, file: Path) -> No
     assert keepline("user", "list", "--json").json == []
 
 
+def test_a_role_without_rights_is_noted(keepline: Command, file: Path, tmp_path: Path) -> None:
+    told = keepline("user", "add", "ann", "--role", "tradr", stdin=f"{GOOD}\n")
+    assert told.code == 0
+    assert (
+        "note: tradr has no rights; [hub] rights gives some, or take admin, service, trader, viewer"
+        in told.err
+    )
+    (tmp_path / "keepline.toml").write_text("[hub]\nrights = { auditor = { subscribe = ['*'] } }\n")
+    assert "note" not in keepline("user", "add", "bob", "--role", "auditor", stdin=f"{GOOD}\n").err
+
+
+def test_users_are_listed_though_a_secret_of_the_hub_is_missing(
+    keepline: Command, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keepline.toml").write_text("[hub]\ntoken_secret_file = 'nowhere'\n")
+    assert keepline("user", "list").code == 0
+
+
 def test_a_password_comes_from_a_file(keepline: Command, file: Path, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text(f"{GOOD}\r\nsecond line\n")

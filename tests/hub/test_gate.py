@@ -22,7 +22,8 @@ from keepline.hub.presenting import Presented, Way
 from keepline.hub.refusals import Refusal, RefusalCode, refuse
 from keepline.hub.signing import SigningKeys
 from keepline.hub.tenure import Expiring
-from keepline.hub.tokens import Issued, TrustedIssuer
+from keepline.hub.tokens import Issued
+from keepline.hub.trust import TrustedIssuer
 from keepline.hub.users import UsersFile
 from keepline.telemetry import REGISTRY
 from keepline.testing import ManualClock

@@ -23,16 +23,8 @@ from hypothesis import strategies as st
 from keepline.errors import ConfigError
 from keepline.hub.access import Identity
 from keepline.hub.refusals import Refusal, RefusalCode
-from keepline.hub.tokens import (
-    FixedKeys,
-    KeyRing,
-    KeyWanted,
-    TokenIssuer,
-    TokenVerifier,
-    TrustedIssuer,
-    TrustedKey,
-    keys_of_jwks,
-)
+from keepline.hub.tokens import KeyWanted, TokenIssuer, TokenVerifier
+from keepline.hub.trust import FixedKeys, KeyRing, TrustedIssuer, TrustedKey, keys_of_jwks
 
 NOW = 1_700_000_000.0
 SECRET = b"0123456789abcdef0123456789abcdef"

@@ -61,6 +61,7 @@ def add(
     now = SYSTEM_CLOCK.wall().timestamp()
     user = file.add(name, password, role=role, account=account, now=now, replace=replace)
     say(f"{'replaced' if replace else 'added'}: {user.name}, {user.role}, in {file.path}")
+    _note_role(role, config)
 
 
 @group.command("list")
@@ -124,14 +125,20 @@ def remove(
 
 
 def _users_file(named: Path | None, config: Path | None) -> "UsersFile":
+    from keepline.config import load
+    from keepline.daemon.hubdoors import hub_users
     from keepline.hub.users import UsersFile
 
-    if named is not None:
-        return UsersFile(named)
-    from keepline.config import load
-    from keepline.daemon.hubdoors import gate_settings
+    return hub_users(load(config, required=False)) if named is None else UsersFile(named)
 
-    return gate_settings(load(config, required=False)).users()
+
+def _note_role(role: str, config: Path | None) -> None:
+    from keepline.config import load
+    from keepline.daemon.hubdoors import roles_with_rights
+
+    known = roles_with_rights(load(config, required=False))
+    if role not in known:
+        say(f"note: {role} has no rights; [hub] rights gives some, or take {', '.join(known)}")
 
 
 def _password(file: Path | None) -> str:

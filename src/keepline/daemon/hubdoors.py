@@ -2,9 +2,27 @@
 
 from keepline.config import HubIssuerSettings, Settings
 from keepline.credentials.keys import configuration_directory
+from keepline.hub.access import DEFAULT_RIGHTS
 from keepline.hub.opening import GateSettings, IssuerSettings
+from keepline.hub.users import UsersFile
 
-__all__ = ["gate_settings"]
+__all__ = ["gate_settings", "hub_users", "roles_with_rights"]
+
+
+def hub_users(settings: Settings) -> UsersFile:
+    """The users' file of the configuration, not read yet; needs none of its secrets.
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
+    return GateSettings(
+        directory=configuration_directory(), users_file=settings.hub.users_file
+    ).users()
+
+
+def roles_with_rights(settings: Settings) -> list[str]:
+    """The roles that may do something."""
+    return sorted({*DEFAULT_RIGHTS, *(settings.hub.rights or {})})
 
 
 def gate_settings(settings: Settings) -> GateSettings:

@@ -26,8 +26,8 @@ from keepline.hub.tokens import (
     KeyWanted,
     TokenIssuer,
     TokenVerifier,
-    TrustedIssuer,
 )
+from keepline.hub.trust import TrustedIssuer
 from keepline.hub.users import User, UsersFile
 
 __all__ = ["Gate"]
@@ -111,14 +111,14 @@ class Gate:
         await asyncio.gather(*(keys.look() for keys in self._sets.values()))
 
     async def look(self) -> bool:
-        """Call it every few seconds: takes up a changed users file and fetches keys that are due.
+        """Call it every few seconds: takes up a changed users file and begins to fetch keys that are due.
 
         Returns:
             True when users or revocations changed: ask `recheck` for every live connection.
         """
-        changed = await asyncio.to_thread(self._refresh)
-        await asyncio.gather(*(keys.look() for keys in self._sets.values()))
-        return changed
+        for keys in self._sets.values():
+            keys.begin()  # an issuer that does not answer must not delay a revocation
+        return await asyncio.to_thread(self._refresh)
 
     async def close(self) -> None:
         """End fetches under way."""

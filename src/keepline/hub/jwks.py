@@ -16,7 +16,7 @@ from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import ConfigError, KeeplineError
 from keepline.http import HttpSession, redacted_url
 from keepline.hub.keyfetch import KeyFetch
-from keepline.hub.tokens import KeyRing, keys_of_jwks
+from keepline.hub.trust import KeyRing, keys_of_jwks
 
 __all__ = ["JwksFile", "JwksUrl", "KeyReader", "KeySet"]
 
@@ -91,12 +91,16 @@ class KeySet:
         Args:
             unknown: a token names a key that we do not have.
         """
+        self.begin(unknown=unknown)
+        if self._fetch is not None:
+            await asyncio.wait({self._fetch})  # one who hangs up does not end it for the others
+
+    def begin(self, *, unknown: bool = False) -> None:
+        """As `look`, without waiting for the end of the fetch."""
         now = self._clock.boottime()
         if self._fetch is None and self._pace.wanted(now, unknown=unknown):
             self._pace.started(now, unknown=unknown)
             self._fetch = asyncio.create_task(self._fetch_once())
-        if self._fetch is not None:
-            await asyncio.wait({self._fetch})  # one who hangs up does not end it for the others
 
     async def close(self) -> None:
         """End a fetch under way."""

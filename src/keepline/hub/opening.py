@@ -14,14 +14,8 @@ from keepline.hub.jwks import JwksFile, JwksUrl, KeySet
 from keepline.hub.passwords import ARGON2ID, Argon2id
 from keepline.hub.signing import KEYS_FILE_NAME, SigningKeys
 from keepline.hub.tenure import NOTICE_SECONDS
-from keepline.hub.tokens import (
-    LEEWAY_SECONDS,
-    FixedKeys,
-    KeyRing,
-    KeySource,
-    TrustedIssuer,
-    TrustedKey,
-)
+from keepline.hub.tokens import LEEWAY_SECONDS
+from keepline.hub.trust import FixedKeys, KeyRing, KeySource, TrustedIssuer, TrustedKey
 from keepline.hub.users import UsersFile
 
 __all__ = ["USERS_FILE_NAME", "GateSettings", "IssuerSettings", "make_gate"]

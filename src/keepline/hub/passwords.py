@@ -141,7 +141,9 @@ def _without_common(plain: str) -> str:
         return plain
     for word in _COMMON:
         rest = rest.replace(word, " " * len(word))
-    return "".join(was for was, now in zip(plain, rest, strict=True) if was.isalpha() and now != " ")
+    return "".join(
+        was for was, now in zip(plain, rest, strict=True) if was.isalpha() and now != " "
+    )
 
 
 def _is_run(plain: str) -> bool:

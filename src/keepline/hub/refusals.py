@@ -69,8 +69,12 @@ _MEANINGS = {
     RefusalCode.BAD_CHANNEL: _Meaning(
         400, "a channel's name is 1 to 64 of a-z, 0-9 and dashes, a letter or digit first"
     ),
-    RefusalCode.BAD_ORIGIN: _Meaning(403, "pages of this origin may not connect"),
-    RefusalCode.BAD_HOST: _Meaning(421, "this hub does not go by that name"),
+    RefusalCode.BAD_ORIGIN: _Meaning(
+        403, "pages of this origin may not connect: it is not in allowed_origins"
+    ),
+    RefusalCode.BAD_HOST: _Meaning(
+        421, "this hub does not go by that name: it is not in allowed_hosts"
+    ),
     RefusalCode.BAD_CREDENTIALS: _Meaning(401, "user name or password is wrong"),
     RefusalCode.THROTTLED: _Meaning(429, "too many failed sign-ins: wait before the next", True),
     RefusalCode.BUSY: _Meaning(429, "too many sign-ins at once: try again in a moment", True),
