@@ -143,7 +143,7 @@ async def publish(
 
     Raises:
         SignInRequired: the hub does not take the token.
-        TransientError: the hub cannot be reached, after four attempts.
+        TransientError: the hub cannot be reached, or failed four times.
         PermanentError: it refuses the whole of it.
     """
     async with HttpSession() as http:
@@ -197,10 +197,10 @@ async def _send(http: HttpSession, url: str, token: str, body: bytes, clock: Clo
         try:
             return _answered(await _post(http, url, token, body, key), url, clock)
         except TransientError as error:
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or not error.sent:
                 raise
             wait = _BACKOFF.delay(attempt, clock.chance())
-            await clock.sleep(max(wait, error.retry_after or 0.0))
+            await clock.sleep(wait if error.retry_after is None else error.retry_after)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
