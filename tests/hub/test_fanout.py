@@ -740,6 +740,35 @@ def test_an_alert_that_is_being_stored_is_not_seen_yet() -> None:
     assert brief(stage.heard(client)) == [("t", 2)]
 
 
+def test_a_channel_that_persists_first_is_not_published_around_its_journal() -> None:
+    stage = Stage()
+    message = stage.hub.stamp(ALERTS, "alert", 1, stage.now)
+    with pytest.raises(ConfigError, match="'alerts' is persisted first: use publish_durable"):
+        stage.hub.publish(ALERTS, "alert", 2, stage.now)
+    stage.hub.deliver(message)
+    assert stage.hub.publish(ALERTS, "alert", 2, stage.now).offset == 2
+
+
+def test_clients_begin_anew_in_another_epoch_and_go_on_in_the_same() -> None:
+    stage = Stage()
+    client, other = stage.client(QUEUE), stage.client(STATE)
+    stage.publish(QUEUE, *range(5))
+    stage.tick()
+    stage.settle()
+    fresh = Stage()
+    fresh.hub.restore(QUEUE, [], offset=5, epoch="e1", now=0.0)
+    more = fresh.publish(QUEUE, 5, 6)
+    stage.hub.restore(QUEUE, more, offset=7, epoch="e1", now=stage.now)
+    stage.tick(TICK)
+    assert brief(stage.heard(client)) == [("t", 6), ("t", 7)]
+    stage.hub.restore(QUEUE, [], offset=2, epoch="e2", now=stage.now)
+    stage.tick(TICK)
+    heard = stage.heard(client)
+    assert brief(heard) == [("subscribed", False), ("gap", (None, 2)), ("snapshot", 2)]
+    assert heard[0]["data"]["epoch"] == heard[2]["epoch"] == "e2"
+    assert stage.heard(other) == []
+
+
 def test_wall_time_can_be_set_again() -> None:
     stage = Stage()
     client = stage.client(STATE)

@@ -13,7 +13,7 @@ from keepline.hub.channels import Channel, Policy
 from keepline.hub.cohorts import Client, Delivery
 from keepline.hub.fanout import Hub, Refill
 from keepline.hub.limits import Limits
-from keepline.hub.messages import Message
+from keepline.hub.messages import Message, Stamps
 
 KEYS = ["", "EURUSD", "GBPUSD", "USDJPY", "AUDUSD", "XAUUSD", "NZDUSD"]
 LIMITS = Limits(
@@ -57,7 +57,8 @@ class Desk(RuleBasedStateMachine):
         self.seats: list[Seat] = []
         self.under_way: list[Delivery] = []
         self.refills: list[Refill] = []
-        self.born = 0
+        self.born = 1
+        self.stamps = Stamps()
 
     # publishers
 
@@ -128,6 +129,19 @@ class Desk(RuleBasedStateMachine):
         if seat is not None:
             self._say(seat, {"action": what})
 
+    @rule(channel=st.sampled_from(["state", "few", "queue"]), count=st.integers(0, 9))
+    def begin_anew(self, channel: str, count: int) -> None:
+        """The process that keeps the count was replaced."""
+        self.born += 1
+        old = self.hub.channels[channel]
+        fresh = Channel(channel, old.policy, epoch=f"e{self.born}")
+        for i in range(count):
+            data = msgspec.json.encode({"n": f"{self.born}.{i}"})
+            fresh.deliver(fresh.stamp("t", data, self.now, self.stamps, key=KEYS[i % 3]))
+        self.hub.restore(
+            channel, list(fresh.history), offset=count, epoch=fresh.epoch, now=self.now
+        )
+
     # the network
 
     @rule(data=st.data())
@@ -188,6 +202,7 @@ class Desk(RuleBasedStateMachine):
         assert screen.subscribed == seat.wanted
         for name in seat.wanted:
             channel = self.hub.channels[name]
+            assert screen.epoch[name] == channel.epoch
             assert screen.position[name] == channel.offset or (
                 name == "alerts" and screen.position[name] is None
             )

@@ -8,52 +8,21 @@ The face calls `tick` at `deadline`, hands each delivery out in slices with `han
 is empty and says `stalled` where it is not, and `drained` when it has become empty.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import msgspec
 
 from keepline.errors import ConfigError
 from keepline.hub.channels import UNSEEN, Channel, Policy
 from keepline.hub.closecodes import CloseCode
-from keepline.hub.cohorts import Client, Cohort, Delivery, Key
-from keepline.hub.deflate import Deflater
-from keepline.hub.frames import deflated_frame, text_frame
+from keepline.hub.cohorts import Client, Delivery
 from keepline.hub.limits import Limits
-from keepline.hub.messages import Message, Stamps, encode_control, encode_data, join
+from keepline.hub.messages import Message, Stamps, encode_control, encode_data
 from keepline.hub.offences import ErrorCode, Offence
-from keepline.hub.outbox import Batch, Outbox
+from keepline.hub.places import Closing, Places, hears
+from keepline.hub.rounds import Refill, Rounds, Work
 from keepline.hub.wire import Ping, Position, Rate, Refresh, Subscribe, Unsubscribe, parse
 
 __all__ = ["Closing", "Hub", "Refill", "Work"]
-
-NEVER = float("inf")
-
-
-class Closing(msgspec.Struct, frozen=True):
-    """A connection that is to be closed; the face closes it and then says `disconnect`."""
-
-    client: Client
-    code: CloseCode
-    reason: str = ""
-
-
-class Refill(msgspec.Struct, frozen=True):
-    """Messages wanted from the journal: those of the channel after an offset, in order, at most so many."""
-
-    client: Client
-    channel: str
-    after: int
-    limit: int
-
-
-class Work(msgspec.Struct):
-    """What the face has to do now."""
-
-    deliveries: list[Delivery] = []
-    closings: list[Closing] = []
-    refills: list[Refill] = []
 
 
 class Hub:
@@ -65,10 +34,8 @@ class Hub:
         skew: seconds from the clock of `now` to wall time.
 
     Attributes:
-        deadline: when to call `tick` next (seconds, the clock of `now`), None when nothing is due. It is right after
-            each call; a face that has a timer for an earlier time need not look.
+        channels: by name.
         clients: by id.
-        published: messages by channel since the start.
         duplicates: messages whose id was known.
     """
 
@@ -78,16 +45,18 @@ class Hub:
         self.limits = limits or Limits()
         self.channels = {channel.name: channel for channel in channels}
         self.clients: dict[str, Client] = {}
-        self.deadline: float | None = None
         self.duplicates = 0
         self._stamps = Stamps(skew)
-        self._deflater = Deflater()
-        self._cohorts: dict[Key, Cohort] = {}
-        self._strays: dict[Client, None] = {}  # with an outbox of their own, and taking
-        self._blocked: dict[Client, None] = {}  # taking nothing, the longest first
-        self._talk: dict[Client, None] = {}  # answers wait for them
-        self._closings: list[Closing] = []
-        self._marked: list[Channel] = []
+        self._places = Places(self.limits)
+        self._rounds = Rounds(self._places, self.channels, self._stamps)
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call `tick` next (seconds, the clock of `now`), None when nothing is due; `-inf` means at once.
+
+        It is right after each call, and worked out when it is read: a face looks once after several calls.
+        """
+        return self._places.deadline
 
     @property
     def skew(self) -> float:
@@ -106,8 +75,12 @@ class Hub:
         """Number, encode and deliver; a known id gives back the message that already has it.
 
         Raises:
-            ConfigError: there is no such channel, or the data cannot be written as JSON.
+            ConfigError: there is no such channel, or the data cannot be written as JSON, or the channel's messages go
+                through a journal and one is on its way.
         """
+        target = self.channels.get(channel)
+        if target is not None and target.stamped != target.offset:
+            raise ConfigError(f"{channel!r} is persisted first: use publish_durable", key="channel")
         message = self.stamp(channel, kind, data, now, key=key, own=own)
         if message.offset > self.channels[channel].offset:
             self.deliver(message)
@@ -143,7 +116,22 @@ class Hub:
         channel = self.channels[message.channel]
         channel.deliver(message)
         if not channel.marked:
-            self._mark(channel)
+            self._places.mark(channel)
+
+    def restore(
+        self, name: str, messages: Iterable[Message], *, offset: int, epoch: str, now: float
+    ) -> None:
+        """Take over a channel's count from the process that keeps it; in another epoch its clients begin anew."""
+        channel = self.channels[name]
+        anew = channel.epoch != epoch or channel.offset > offset
+        channel.restore(messages, offset=offset, epoch=epoch)
+        for client in list(self.clients.values()):
+            if anew and name in client.channels():
+                cursors, promised = self._places.positions(client)
+                lost = Position("", 0)  # no epoch of ours
+                cursors[name], promised[name] = self._begin(client, channel, lost, now, None)
+                self._places.place(client, cursors, promised, self.channels, now)
+        self._places.reconsider()
 
     # connections
 
@@ -167,36 +155,7 @@ class Hub:
         """It is gone; says so once or often."""
         if self.clients.get(client.id) is client:
             del self.clients[client.id]
-            self._retire(client)
-
-    def close(self, client: Client, code: CloseCode, reason: str = "") -> None:
-        """Have the face close it, once; it gets nothing more."""
-        if not client.gone:
-            self._retire(client)
-            self._closings.append(Closing(client, code, reason))
-            self._wake(-NEVER)
-
-    def drained(self, client: Client, now: float) -> None:
-        """Its transport's buffer is empty again."""
-        if client.blocked is None or client.gone:
-            return
-        client.blocked = None
-        del self._blocked[client]
-        if client.own is not None:
-            self._strays[client] = None
-        self._wake(now)
-
-    def stalled(self, delivery: Delivery, client: Client, now: float) -> None:
-        """It was handed a delivery and could not take it: it stays where it was before."""
-        if client.gone:
-            return
-        if delivery.control is not None:
-            self._take_back(client, delivery.control)
-        elif delivery.cohort is None:
-            self._put_back(client, delivery)
-        elif client.cohort is delivery.cohort:
-            self._leave(client, delivery)
-        self._block(client, now)
+            self._places.retire(client)
 
     # requests
 
@@ -258,7 +217,7 @@ class Hub:
                 now,
             )
             return
-        cursors, recovering = self._positions(client)
+        cursors, recovering = self._places.positions(client)
         for name in wanted:
             if offence := self._refusal(name, cursors, permitted, own):
                 self.offend(client, offence, now)
@@ -267,13 +226,13 @@ class Hub:
             cursors[name], recovering[name] = self._begin(
                 client, channel, resume.get(name), now, own
             )
-        self._place(client, cursors, recovering, now)
+        self._places.place(client, cursors, recovering, self.channels, now)
 
     def unsubscribe(
         self, client: Client, names: Iterable[str], now: float, *, own: str | int | None = None
     ) -> None:
         """Remove channels: each is answered with `unsubscribed` or an `error`; nothing of it comes after that."""
-        cursors, recovering = self._positions(client)
+        cursors, recovering = self._places.positions(client)
         for name in dict.fromkeys(names):
             if cursors.pop(name, None) is None:
                 code = (
@@ -283,13 +242,13 @@ class Hub:
                 continue
             recovering.pop(name, None)
             self.tell(client, "unsubscribed", now, {} if own is None else {"id": own}, channel=name)
-        self._place(client, cursors, recovering, now)
+        self._places.place(client, cursors, recovering, self.channels, now)
 
     def rate(self, client: Client, rate: float | None, now: float) -> None:
         """Frames per second that it wants, None for the hub's own pace."""
-        cursors, recovering = self._positions(client)
+        cursors, recovering = self._places.positions(client)
         client.interval = self.limits.interval_of(rate)
-        self._place(client, cursors, recovering, now)
+        self._places.place(client, cursors, recovering, self.channels, now)
 
     def tell(
         self,
@@ -306,9 +265,9 @@ class Hub:
         client.control.append(encode_control(kind, self._stamps.at(now), data, channel=channel))
         if len(client.control) > self.limits.control_buffer:
             self.close(client, CloseCode.SLOW)
-        self._talk[client] = None
-        if _hears(client):
-            self._wake(now)
+        self._places.talk[client] = None
+        if hears(client):
+            self._places.wake(now)
 
     def offend(self, client: Client, offence: Offence, now: float) -> None:
         """Answer an offence; the connection stays unless they repeat."""
@@ -325,83 +284,29 @@ class Hub:
 
     def tick(self, now: float) -> Work:
         """Everything that is due: frames and to whom, connections to close, messages to read from the journal."""
-        work = Work([], self._closings, [])
-        self._closings = []
-        self._give_up(now, work)
-        self._answer(work, now)
-        self._gather()
-        busy = {cohort.key for cohort in self._cohorts.values() if cohort.flight is not None}
-        for cohort in list(self._cohorts.values()):
-            if cohort.flight is None:
-                self._serve(cohort, now, work)
-        self._serve_strays(busy, now, work)
-        self._schedule()
-        return work
+        return self._rounds.tick(now)
 
     def hand(self, delivery: Delivery, count: int | None = None) -> list[Client]:
         """The next clients to whom the frame is written at once, before anything else is asked of the hub."""
-        waiting = delivery.waiting
-        cut = 0 if count is None else max(0, len(waiting) - count)
-        chosen = waiting[cut:]
-        del waiting[cut:]
-        chosen.reverse()
-        handed = [client for client in chosen if self._handed(delivery, client)]
-        self._landed(delivery)
-        return handed
+        return self._rounds.hand(delivery, count)
+
+    def stalled(self, delivery: Delivery, client: Client, now: float) -> None:
+        """It was handed a delivery and could not take it: it stays where it was before."""
+        self._places.stalled(delivery, client, now)
+
+    def drained(self, client: Client, now: float) -> None:
+        """Its transport's buffer is empty again."""
+        self._places.drained(client, now)
+
+    def close(self, client: Client, code: CloseCode, reason: str = "") -> None:
+        """Have the face close it, once; it gets nothing more."""
+        self._places.close(client, code, reason)
 
     def refilled(self, refill: Refill, messages: Iterable[Message], now: float) -> None:
         """What the journal has for a refill; what it does not have is lost and will be announced."""
-        client, outbox = refill.client, refill.client.own
-        if client.gone or outbox is None:
-            return
-        found = list(messages)
-        channel = self.channels[refill.channel]
-        first = found[0].offset if found else None
-        if first != refill.after + 1:  # older ones are gone, for everybody
-            channel.retained = first
-        for i, each in enumerate(outbox.channels):
-            if each is channel and i in outbox.hungry:
-                outbox.hungry.discard(i)
-                if outbox.cursors[i] == refill.after:
-                    outbox.stored[i] = deque(found)
-        self._wake(now)
+        self._rounds.refilled(refill, messages, now)
 
-    # where clients are
-
-    def _positions(self, client: Client) -> tuple[dict[str, int], dict[str, int]]:
-        """Its cursor by channel, and up to where it was promised all, with nothing under way."""
-        self._recall(client)
-        outbox = client.outbox()
-        if outbox is None:
-            return {}, {}
-        names = [channel.name for channel in outbox.channels]
-        promised = {names[i]: until for i, until in outbox.recovering.items()}
-        return dict(zip(names, outbox.cursors, strict=True)), promised
-
-    def _place(
-        self, client: Client, cursors: dict[str, int], promised: dict[str, int], now: float
-    ) -> None:
-        """Give it an outbox of its own at these positions."""
-        if client.gone:
-            return
-        old = client.outbox()
-        if client.cohort is not None:
-            self._leave(client)
-        self._strays.pop(client, None)
-        names = sorted(cursors)
-        client.key = (tuple(names), client.interval, client.deflate)
-        client.own = None
-        if not names:
-            return
-        due = now if old is None else min(old.due, old.urgent_due)
-        channels = tuple(self.channels[name] for name in names)
-        client.own = Outbox(channels, [cursors[name] for name in names], due)
-        client.own.recovering = {
-            i: promised[name] for i, name in enumerate(names) if name in promised
-        }
-        if client.blocked is None:
-            self._strays[client] = None
-            self._wake(due)
+    # beginnings
 
     def _refusal(
         self,
@@ -445,267 +350,3 @@ class Hub:
         if channel.policy is Policy.NEVER:
             return channel.first() - 1, 0  # what is retained is delivered one by one
         return UNSEEN, 0
-
-    def _leave(self, client: Client, missed: Delivery | None = None) -> None:
-        """Out of its cohort, behind the delivery that it missed if there is one."""
-        cohort = client.cohort
-        assert cohort is not None
-        cohort.leave(client, missed)
-        if not cohort.members and self._cohorts.get(cohort.key) is cohort:
-            del self._cohorts[cohort.key]
-        if client.blocked is None and not client.gone:
-            self._strays[client] = None
-
-    def _take_back(self, client: Client, texts: list[bytes]) -> None:
-        client.control[:0] = texts
-        self._talk[client] = None
-
-    def _put_back(self, client: Client, delivery: Delivery) -> None:
-        outbox = client.own
-        if outbox is not None and len(outbox.cursors) == len(delivery.before):
-            outbox.cursors = list(delivery.before)
-            outbox.stored.clear()
-            outbox.hungry.clear()
-            client.count(delivery, -1)
-
-    def _recall(self, client: Client) -> None:
-        """Take back what is under way to it and was not handed out."""
-        delivery = client.flight
-        if delivery is not None:
-            client.flight = None
-            delivery.waiting.remove(client)
-            client.count(delivery, 1)  # it counts from when it is handed out
-            self._put_back(client, delivery)
-            return
-        delivery = client.cohort.flight if client.cohort is not None else None
-        if delivery is not None and client in delivery.waiting:
-            delivery.waiting.remove(client)
-            self._leave(client, delivery)
-            self._landed(delivery)
-
-    def _retire(self, client: Client) -> None:
-        if client.gone:
-            return
-        self._recall(client)
-        client.gone = True
-        if client.cohort is not None:
-            self._leave(client)
-        client.own = None
-        for group in (self._strays, self._blocked, self._talk):
-            group.pop(client, None)
-
-    def _block(self, client: Client, now: float) -> None:
-        self._recall(client)
-        if client.cohort is not None:
-            self._leave(client)
-        self._strays.pop(client, None)
-        if client.blocked is None:
-            client.blocked = now
-            self._blocked[client] = None
-            self._wake(now + self.limits.slow_after)
-
-    # frames
-
-    def _give_up(self, now: float, work: Work) -> None:
-        while self._blocked:
-            client = next(iter(self._blocked))
-            if client.blocked is None or now - client.blocked < self.limits.slow_after:
-                break
-            self._retire(client)
-            work.closings.append(Closing(client, CloseCode.SLOW))
-
-    def _answer(self, work: Work, now: float) -> None:
-        for client in [each for each in self._talk if _hears(each)]:
-            texts = client.control[: self.limits.max_batch]
-            del client.control[: self.limits.max_batch]
-            if not client.control:
-                del self._talk[client]
-            frame = text_frame(join(texts))
-            client.answer = Delivery(frame, len(texts), now, [client], control=texts)
-            work.deliveries.append(client.answer)
-
-    def _gather(self) -> None:
-        """Who is at its cohort's place joins it; who has none founds it."""
-        for client in list(self._strays):
-            outbox = client.own
-            if client.flight or client.control or outbox is None or not outbox.plain():
-                continue
-            cohort = self._cohorts.get(client.key)
-            if cohort is None:
-                if UNSEEN in outbox.cursors:
-                    continue
-                cohort = self._cohorts[client.key] = Cohort(client.key, outbox)
-                outbox.recovering.clear()
-            elif cohort.flight is not None or cohort.outbox.cursors != outbox.cursors:
-                continue
-            cohort.join(client)
-            del self._strays[client]
-
-    def _serve(self, cohort: Cohort, now: float, work: Work) -> None:
-        taken = self._take(cohort.outbox, cohort.key, now)
-        if taken is None:
-            return
-        before, batch = taken
-        if cohort.outbox.hungry:
-            self._dissolve(cohort, before, work)
-            return
-        if batch is None:
-            return
-        members = list(cohort.members)
-        members.reverse()
-        delivery = self._framed(batch, cohort.key, members, before)
-        delivery.cohort = cohort
-        cohort.flight = delivery
-        cohort.count(delivery)
-        work.deliveries.append(delivery)
-
-    def _dissolve(self, cohort: Cohort, before: list[int], work: Work) -> None:
-        """What comes next is only in the journal, which answers one client at a time."""
-        hungry = set(cohort.outbox.hungry)
-        cohort.outbox.hungry.clear()
-        cohort.outbox.cursors = before
-        for client in list(cohort.members):
-            self._leave(client)
-            if client.own is not None:
-                client.own.hungry = set(hungry)
-                self._ask(client, client.own, hungry, work)
-
-    def _ask(self, client: Client, outbox: Outbox, hungry: set[int], work: Work) -> None:
-        for i in hungry:
-            name, after = outbox.channels[i].name, outbox.cursors[i]
-            work.refills.append(Refill(client, name, after, self.limits.refill))
-
-    def _serve_strays(self, busy: set[Key], now: float, work: Work) -> None:
-        groups: dict[object, list[Client]] = {}
-        for client in self._strays:
-            outbox = client.own
-            if outbox is None or client.flight or client.control or client.key in busy:
-                continue  # all answers come before the data behind them
-            if outbox.pending():
-                groups.setdefault((client.key, outbox.place(client)), []).append(client)
-        for group in groups.values():
-            self._serve_group(group, now, work)
-
-    def _serve_group(self, group: list[Client], now: float, work: Work) -> None:
-        leader = group[0]
-        outbox = leader.own
-        assert outbox is not None
-        hungry = set(outbox.hungry)
-        taken = self._take(outbox, leader.key, now)
-        if taken is None:
-            return
-        before, batch = taken
-        self._ask(leader, outbox, outbox.hungry - hungry, work)
-        cohort = self._cohorts.get(leader.key)
-        for client in group:
-            own = client.own
-            assert own is not None
-            if own is not outbox:
-                own.cursors = list(outbox.cursors)
-            if batch is not None and cohort is not None:  # in step, so that they meet
-                own.due, own.urgent_due = cohort.outbox.due, cohort.outbox.urgent_due
-            else:
-                own.due, own.urgent_due = outbox.due, outbox.urgent_due
-        if batch is None:
-            return
-        delivery = self._framed(batch, leader.key, group[::-1], before)
-        for client in group:
-            client.flight = delivery
-        work.deliveries.append(delivery)
-
-    def _take(self, outbox: Outbox, key: Key, now: float) -> tuple[list[int], Batch | None] | None:
-        """Where it was and what it gets, None when nothing is due."""
-        level = outbox.pending()
-        full = level > 0 and outbox.due <= now
-        if not full and not (level > 1 and outbox.urgent_due <= now):
-            return None
-        limits = self.limits
-        before = list(outbox.cursors)
-        budget = limits.budget(key[1])
-        batch = outbox.take(now, budget, limits, self._stamps, urgent_only=not full)
-        outbox.urgent_due = _after(outbox.urgent_due, limits.interval, now)
-        if full:
-            outbox.due = _after(outbox.due, key[1], now)
-        return before, batch
-
-    def _framed(self, batch: Batch, key: Key, waiting: list[Client], before: list[int]) -> Delivery:
-        payload = join(batch.texts)
-        frame = deflated_frame(payload, self._deflater) if key[2] else text_frame(payload)
-        return Delivery(frame, len(batch.texts), batch.oldest, waiting, batch=batch, before=before)
-
-    def _handed(self, delivery: Delivery, client: Client) -> bool:
-        if client.gone:
-            return False
-        if delivery.control is not None:
-            client.answer = None
-            if client.blocked is None:
-                return True
-            self._take_back(client, delivery.control)
-            return False
-        if delivery.cohort is not None:
-            return client.cohort is delivery.cohort
-        if client.flight is not delivery:
-            return False
-        client.flight = None
-        client.count(delivery, 1)
-        return True
-
-    def _landed(self, delivery: Delivery) -> None:
-        if delivery.waiting:
-            return
-        if delivery.cohort is not None and delivery.cohort.flight is delivery:
-            delivery.cohort.flight = None
-        self._schedule()
-
-    # deadlines
-
-    def _wake(self, at: float) -> None:
-        if self.deadline is None or at < self.deadline:
-            self.deadline = at
-
-    def _mark(self, channel: Channel) -> None:
-        """The first message since the last tick: when do its subscribers want it?"""
-        channel.marked = True
-        self._marked.append(channel)
-        for cohort in self._cohorts.values():
-            if cohort.flight is None and channel in cohort.outbox.channels:
-                self._wake(cohort.outbox.urgent_due if channel.urgent else cohort.outbox.due)
-        for client in self._strays:
-            if client.flight is None and client.own is not None and channel in client.own.channels:
-                self._wake(client.own.urgent_due if channel.urgent else client.own.due)
-
-    def _schedule(self) -> None:
-        """Look at everybody who could get something: when is the next tick?"""
-        for channel in self._marked:
-            channel.marked = False
-        self._marked.clear()
-        self.deadline = -NEVER if self._closings else None
-        busy = set()
-        for cohort in self._cohorts.values():
-            if cohort.flight is not None:
-                busy.add(cohort.key)
-            else:
-                self._want(cohort.outbox)
-        for client in self._strays:
-            if client.flight is None and client.own is not None and client.key not in busy:
-                self._want(client.own)
-        if any(_hears(client) for client in self._talk):
-            self._wake(-NEVER)
-        if self._blocked:
-            first = next(iter(self._blocked)).blocked
-            assert first is not None
-            self._wake(first + self.limits.slow_after)
-
-    def _want(self, outbox: Outbox) -> None:
-        if level := outbox.pending():
-            self._wake(outbox.urgent_due if level > 1 else outbox.due)
-
-
-def _after(due: float, interval: float, now: float) -> float:
-    """The next frame's instant: in step with the last one, or with now after quiet."""
-    return due + interval if now - due < interval else now + interval
-
-
-def _hears(client: Client) -> bool:
-    """Whether it may be answered now: it takes what is written, and has no earlier answer on its way."""
-    return client.blocked is None and client.answer is None
