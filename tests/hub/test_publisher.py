@@ -11,7 +11,8 @@ from aiohttp import web
 from tests.hub.hub_double import HubDouble, cut, status
 
 from keepline.errors import Closed, ConfigError, PermanentError, QueueFull
-from keepline.hub.publisher import RETRIES, HubPublisher
+from keepline.hub.publisher import HubPublisher
+from keepline.hub.sending import RETRIES
 from keepline.testing import ManualClock
 
 
@@ -312,8 +313,7 @@ async def test_the_end_waits_no_longer_than_it_may_and_says_what_was_lost(
     flush = asyncio.ensure_future(publisher.flush())
     await clock.until_asleep()
     closing = asyncio.ensure_future(publisher.close())
-    while clock.next_wake != 5.0:
-        await asyncio.sleep(0)
+    await clock.run_until(lambda: clock.next_wake == 5.0)
     clock.advance(5.0)
     assert await closing is False
     with pytest.raises(Closed):

@@ -8,29 +8,21 @@ twice; whatever is not published is counted.
 import asyncio
 import concurrent.futures
 import contextlib
-import inspect
 import logging
 import secrets
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keepline.clock import SYSTEM_CLOCK, Clock, within
-from keepline.errors import APIError, Closed, ConfigError, PermanentError, ProtocolError, QueueFull
-from keepline.http import HttpSession, Response, redacted_url
+from keepline.errors import Closed, ConfigError, PermanentError, QueueFull
+from keepline.http import HttpSession, redacted_url
 from keepline.hub.messages import encode_data
 from keepline.hub.outgoing import POLICIES, Added, Item, Outgoing, Policy
-from keepline.hub.publishing import (
-    IDEMPOTENCY_SECONDS,
-    Answered,
-    Flaw,
-    encode_draft,
-    read_answer,
-)
+from keepline.hub.publishing import encode_draft
+from keepline.hub.sending import Sender, Token
 from keepline.portal import shared_portal
-from keepline.resilience.backoff import Backoff
-from keepline.resilience.classify import parse_retry_after
 from keepline.telemetry import REGISTRY, event
 
 __all__ = ["HubPublisher"]
@@ -42,28 +34,6 @@ MESSAGES = REGISTRY.counter(
     "Messages handed to a hub's publisher by what became of them.",
     "outcome",
 )
-RETRIES = REGISTRY.counter(
-    "hub_publisher_retries_total", "Batches that a publisher had to send again, by why.", "reason"
-)
-
-Token = str | Callable[[], str | Awaitable[str]]
-
-_BACKOFF = Backoff((0.05, 0.25, 0.5, 1.0, 2.0, 5.0), steady=10.0, jitter=0.3)
-_REFUSED_WHOLE = frozenset({400, 413, 422})
-_TOKEN = frozenset({401, 403})
-_SAFE_SECONDS = IDEMPOTENCY_SECONDS * 0.8
-"""After so long the hub may have forgotten a key: droppable messages are not risked twice then."""
-
-
-class _Batch:
-    """Messages that leave together, and again together."""
-
-    def __init__(self, items: list[Item]) -> None:
-        self.items = items
-        self.body = b"\n".join(item.line for item in items) + b"\n"
-        self.key = secrets.token_hex(16)
-        self.failures = 0
-        self.in_doubt_since: float | None = None
 
 
 class HubPublisher:
@@ -111,15 +81,12 @@ class HubPublisher:
             raise ConfigError("a token, or what gives one, is needed", key="token")
         if min(batch_messages, batch_bytes) < 1 or not close_seconds >= 0:
             raise ConfigError("a batch holds at least one message", key="batch_messages")
-        self._token = token
         self._queue = Outgoing(
             {**POLICIES, **(policies or {})}, capacity=capacity, durable_capacity=durable_capacity
         )
         self._most = batch_messages
         self._most_bytes = batch_bytes
-        self._timeout = timeout_seconds
         self._close_seconds = close_seconds
-        self._ssl = ssl_context
         self._clock = clock
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,11 +102,15 @@ class HubPublisher:
         self._counts = dict.fromkeys(
             ("accepted", "duplicate", "conflated", "dropped", "refused", "lost"), 0
         )
-        self._batches = 0
-        self._retries = 0
         self._announced_full = False
-        self._last_error = ""
-        HttpSession(timeout_seconds=timeout_seconds)  # says now what is wrong with it
+        self._sender = Sender(
+            self.url,
+            token,
+            HttpSession(timeout_seconds=timeout_seconds, ssl_context=ssl_context),
+            self._report,
+            hurry=self._closing,
+            clock=clock,
+        )
 
     # --- handing in ---
 
@@ -274,7 +245,7 @@ class HubPublisher:
     @property
     def last_error(self) -> str:
         """Why the last request failed, "" when it did not."""
-        return self._last_error
+        return self._sender.last_error
 
     def get_stats(self) -> dict[str, Any]:
         """Numbers since the start: messages by what became of them, what waits, batches, retries, the last error."""
@@ -283,9 +254,9 @@ class HubPublisher:
                 **self._counts,
                 "waiting": len(self._queue),
                 "in_flight": len(self._in_flight),
-                "batches": self._batches,
-                "retries": self._retries,
-                "last_error": self._last_error,
+                "batches": self._sender.requests,
+                "retries": self._sender.retries,
+                "last_error": self._sender.last_error,
                 "closed": self._closed,
             }
 
@@ -405,14 +376,16 @@ class HubPublisher:
                 hub=self.url,
                 lost=len(left),
                 lost_of_never_channels=durable,
-                error=self._last_error,
+                error=self._sender.last_error,
             )
         return len(left)
 
     async def _run(self) -> None:
-        async with HttpSession(timeout_seconds=self._timeout, ssl_context=self._ssl) as http:
+        try:
             while (items := await self._next()) is not None:
-                await self._send(http, _Batch(items))
+                await self._sender.send(items)
+        finally:
+            await self._sender.close()
 
     async def _next(self) -> list[Item] | None:
         while True:
@@ -428,156 +401,32 @@ class HubPublisher:
                 self._announced_full = False
             await self._wake.wait()
 
-    async def _send(self, http: HttpSession, batch: _Batch) -> None:
-        while True:
-            outcome = await self._attempt(http, batch)
-            if isinstance(outcome, Answered):
-                return self._settle(batch, outcome)
-            if outcome is None:
-                return await self._send_parts(http, batch)
-            wait, asked = outcome
-            await self._pause(wait, asked=asked)
-            batch = self._without_the_doubtful(batch)
-            if not batch.items:
-                return None
-
-    async def _attempt(
-        self, http: HttpSession, batch: _Batch
-    ) -> "Answered | tuple[float, bool] | None":
-        """The hub's answer; None to send it in parts; else how long to wait, and whether the hub asked for it."""
-        self._batches += 1
-        try:
-            answer = await self._post(http, batch)
-        except APIError as error:
-            if error.sent and batch.in_doubt_since is None:
-                batch.in_doubt_since = self._clock.boottime()
-            return self._failed(batch, str(error), error.category), False
-        if answer.status == 200:
-            try:
-                answered = read_answer(answer.body)
-            except ProtocolError as error:
-                return self._failed(batch, f"{answer.url}: {error}", "answer"), False
-            self._recovered()
-            return answered
-        if answer.status in _REFUSED_WHOLE:
-            self._last_error = f"{answer.url} answered {answer.status}"
-            if len(batch.items) > 1:
-                return None
-            return self._refused_alone(answer)
-        return self._told_to_wait(batch, answer)
-
-    def _told_to_wait(self, batch: _Batch, answer: Response) -> tuple[float, bool]:
-        asked = parse_retry_after(
-            answer.headers.get("Retry-After"), wall=self._clock.wall()
-        ).seconds
-        reason = "token" if answer.status in _TOKEN else f"status_{answer.status}"
-        if answer.status >= 500 and batch.in_doubt_since is None:
-            batch.in_doubt_since = self._clock.boottime()
-        wait = self._failed(batch, f"{answer.url} answered {answer.status}", reason)
-        return (wait, False) if asked is None else (max(wait, asked), True)
-
-    def _refused_alone(self, answer: Response) -> Answered:
-        return Answered(0, 0, [Flaw(1, f"status_{answer.status}", "the hub refused it")])
-
-    async def _post(self, http: HttpSession, batch: _Batch) -> Response:
-        headers = {
-            "Authorization": f"Bearer {await self._ask_token()}",
-            "Content-Type": "application/x-ndjson",
-            "Idempotency-Key": batch.key,
-        }
-        return await http.request(
-            "POST", f"{self.url}/api/publish", headers=headers, content=batch.body
-        )
-
-    async def _ask_token(self) -> str:
-        if isinstance(self._token, str):
-            return self._token.strip()
-        try:
-            given = self._token()
-            return (await given if inspect.isawaitable(given) else given).strip()
-        except Exception as error:
-            raise PermanentError(
-                f"no token could be had ({type(error).__name__})", category="auth", sent=False
-            ) from error
-
-    async def _send_parts(self, http: HttpSession, batch: _Batch) -> None:
-        """Refused whole, so nothing of it was published: its halves tell which message is to blame."""
-        middle = len(batch.items) // 2
-        for part in (batch.items[:middle], batch.items[middle:]):
-            await self._send(http, _Batch(part))
-
-    def _without_the_doubtful(self, batch: _Batch) -> _Batch:
-        """Once the hub may have forgotten the key, only what it knows by its id is sent again."""
-        since = batch.in_doubt_since
-        if since is None or self._clock.boottime() - since < _SAFE_SECONDS:
-            return batch
-        kept = [item for item in batch.items if item.durable]
-        doubtful = [item for item in batch.items if not item.durable]
-        self._done(doubtful, {id(item): "no answer came in time" for item in doubtful}, "lost")
-        renewed = _Batch(kept)
-        renewed.failures = batch.failures
-        return renewed
-
-    # --- what became of it ---
-
-    def _settle(self, batch: _Batch, answered: Answered) -> None:
-        why = {
-            id(batch.items[flaw.line - 1]): f"{flaw.message} ({flaw.code})"
-            for flaw in answered.refused
-            if 0 < flaw.line <= len(batch.items)
-        }
-        if why:
-            first = next(iter(why.values()))
-            event(
-                *(log, logging.WARNING, "Messages refused by the hub"),
-                hub=self.url,
-                messages=len(why),
-                reason=first,
-            )
+    def _report(
+        self,
+        items: Sequence[Item],
+        *,
+        refused: Mapping[int, str],
+        lost: Mapping[int, str],
+        duplicates: int,
+    ) -> None:
+        """These are answered: count them, and tell whoever waits for one of them."""
+        accepted = len(items) - len(refused) - len(lost) - duplicates
         with self._lock:
-            duplicates = min(answered.duplicates, len(batch.items) - len(why))
-            if duplicates:
-                self._count("duplicate", duplicates)
-            if published := len(batch.items) - len(why) - duplicates:
-                self._count("accepted", published)
-        self._done(batch.items, why, "refused")
-
-    def _done(self, items: list[Item], why: Mapping[int, str], outcome: str) -> None:
-        """These are answered: whoever waits for one of them is told."""
-        with self._lock:
-            if why:
-                self._count(outcome, len(why))
-            gone = {id(item) for item in items}
-            self._in_flight = [item for item in self._in_flight if id(item) not in gone]
+            for outcome, number in (
+                *(("accepted", accepted), ("duplicate", duplicates)),
+                *(("refused", len(refused)), ("lost", len(lost))),
+            ):
+                if number:
+                    self._count(outcome, number)
+            gone = {item.sequence for item in items}
+            self._in_flight = [item for item in self._in_flight if item.sequence not in gone]
             ready = [w for sequence, w in self._flushes if not self._pending(sequence)]
             self._flushes = [(s, w) for s, w in self._flushes if w not in ready]
         for item in items:
-            reason = why.get(id(item))
+            reason = refused.get(item.sequence) or lost.get(item.sequence)
             _tell(item.waiter, None if reason is None else PermanentError(reason))
         for waiter in ready:
             _answer(waiter, True)
-
-    def _failed(self, batch: _Batch, words: str, reason: str) -> float:
-        batch.failures += 1
-        self._retries += 1
-        RETRIES.inc(reason)
-        if not self._last_error:
-            event(log, logging.WARNING, "Hub not reachable", hub=self.url, error=words)
-        self._last_error = words
-        return _BACKOFF.delay(batch.failures, self._clock.chance())
-
-    def _recovered(self) -> None:
-        if self._last_error:
-            event(log, logging.INFO, "Hub reached again", hub=self.url)
-        self._last_error = ""
-
-    async def _pause(self, seconds: float, *, asked: bool) -> None:
-        """Wait; the end of the publisher cuts a wait short that the hub did not ask for, once."""
-        if asked or self._closing.is_set():
-            await self._clock.sleep(seconds)
-            return
-        with contextlib.suppress(TimeoutError):
-            await within(self._clock, seconds, self._closing.wait())
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._starting else "not started"
