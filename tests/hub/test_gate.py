@@ -152,9 +152,10 @@ async def test_two_computations_at_once_and_the_third_is_told_to_come_back(
     running[0].cancel()  # it hangs up; its thread goes on and counts
     with pytest.raises(asyncio.CancelledError):
         await running[0]
-    third = await gate.sign_in("ann", GOOD, address=ADDRESS)
-    assert third == refuse(RefusalCode.BUSY, retry_after=1.0)
-    assert third.status == 429
+    for _ in range(10):  # nor do they count as failures
+        third = await gate.sign_in("ann", GOOD, address=ADDRESS)
+        assert third == refuse(RefusalCode.BUSY, retry_after=1.0)
+        assert third.status == 429
     go.set()
     assert isinstance(await running[1], Issued)
     await asyncio.get_running_loop().shutdown_default_executor()  # until both threads have ended

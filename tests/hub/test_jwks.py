@@ -13,7 +13,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from keepline.errors import ConfigError
-from keepline.http import HttpSession
+from keepline.http import Headers, HttpSession, Response
 from keepline.hub.jwks import JwksFile, JwksUrl, KeySet
 from keepline.testing import ManualClock
 
@@ -196,6 +196,21 @@ def test_plain_http_is_for_this_machine_only() -> None:
         JwksUrl("http://login.example/keys", session)
     with pytest.raises(ConfigError):
         JwksUrl("file:///etc/passwd", session)
+
+
+async def test_a_redirect_to_plain_http_elsewhere_is_not_followed_into_trust(
+    clock: ManualClock,
+) -> None:
+    class Redirected(HttpSession):
+        """What came after a redirect; no other machine is asked in a test."""
+
+        async def request(self, method: str, url: str, **_: Any) -> Response:
+            return Response(200, Headers(), jwks("a"), "http://login.example/keys")
+
+    keys = KeySet(JwksUrl("https://login.example/keys", Redirected()), ["EdDSA"], clock=clock)
+    await keys.look()
+    assert keys.failing
+    assert not known(keys, "a")
 
 
 def test_an_address_is_shown_without_its_query() -> None:

@@ -398,7 +398,8 @@ def test_a_key_set_gives_a_key_for_each_family() -> None:
         jwk(WEAK_RSA),
         jwk(EC384),
         jwk(ED448),
-        jwk(RSA, d="AQAB"),
+        json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(RSA)) | {"key_ops": ["verify"]},
+        json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ED)),
     ],
 )  # fmt: skip
 def test_keys_that_are_of_no_use_are_passed_over(entry: Any) -> None:

@@ -206,7 +206,7 @@ _JWK_ALGORITHMS: dict[tuple[str, str | None], str] = {
 
 
 def _key_of_jwk(entry: object, pinned: frozenset[str]) -> TrustedKey | None:
-    if not isinstance(entry, Mapping) or entry.get("use", "sig") != "sig" or "d" in entry:
+    if not isinstance(entry, Mapping) or entry.get("use", "sig") != "sig":
         return None
     kind, curve, kid = entry.get("kty"), entry.get("crv"), entry.get("kid", "")
     if not isinstance(kind, str) or not isinstance(curve, str | None) or not isinstance(kid, str):
