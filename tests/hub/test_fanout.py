@@ -361,6 +361,58 @@ def test_a_whole_cohort_that_the_memory_outran_reads_the_journal_one_by_one() ->
         assert client.cohort is not None, "and then they are one cohort again"
 
 
+@pytest.mark.parametrize("published", [5, 6, 7, 12])
+def test_a_gap_is_exactly_what_is_not_here_any_more(published: int) -> None:
+    stage = Stage(history_count=5)
+    slow = stage.client(QUEUE)
+    stage.full.add(slow)
+    stage.publish(QUEUE, 0)
+    stage.tick()
+    stage.publish(QUEUE, *range(1, published))
+    stage.drain(slow)
+    stage.tick(TICK)
+    heard = brief(stage.heard(slow))
+    lost = published - 5
+    assert heard[: lost > 0] == [("gap", (1, lost))][: lost > 0]
+    assert [offset for _, offset in heard[lost > 0 :]] == list(range(lost + 1, published + 1))
+
+
+def test_what_the_journal_handed_back_is_delivered_though_it_forgets_it_meanwhile() -> None:
+    stage = Stage(Limits(refill=3), history_count=5)
+    stage.hub.channels[ALERTS].retained = 1
+    client = stage.client(ALERTS)
+    journal = stage.publish(ALERTS, *range(20))
+    (refill,) = stage.tick().refills
+    stage.hub.refilled(refill, journal[:3], stage.now)
+    stage.hub.channels[ALERTS].retained = 11
+    (refill,) = [*stage.tick(TICK).refills, *stage.tick(TICK).refills]
+    stage.hub.refilled(refill, journal[10:13], stage.now)
+    for _ in range(5):
+        for refill in stage.tick(TICK).refills:
+            stage.hub.refilled(refill, journal[refill.after :][:3], stage.now)
+    heard = brief(stage.heard(client))
+    assert heard[:4] == [("t", 1), ("t", 2), ("t", 3), ("gap", (4, 10))]
+    assert [offset for _, offset in heard[4:]] == list(range(11, 21))
+
+
+def test_an_answer_of_the_journal_to_an_older_question_is_not_taken_for_the_newer_one() -> None:
+    stage = Stage(history_count=5)
+    stage.hub.channels[ALERTS].retained = 1
+    client = stage.client(ALERTS)
+    journal = stage.publish(ALERTS, *range(20))
+    (older,) = stage.tick().refills
+    stage.hub.subscribe(client, [ALERTS], stage.now, {ALERTS: Position("e1", 8)})
+    (newer,) = stage.tick(TICK).refills
+    assert (older.after, newer.after) == (0, 8)
+    stage.hub.refilled(older, journal, stage.now)
+    (again,) = stage.tick(TICK).refills
+    for refill in (newer, again):
+        stage.hub.refilled(refill, journal[refill.after :], stage.now)
+        stage.tick(TICK)
+    heard = brief(stage.heard(client))
+    assert heard == [("subscribed", True), *[("t", i) for i in range(9, 21)]]
+
+
 def test_an_answer_of_the_journal_for_somebody_who_left_is_nothing() -> None:
     stage = Stage(history_count=5)
     stage.hub.channels[ALERTS].retained = 1

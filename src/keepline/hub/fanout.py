@@ -240,7 +240,6 @@ class Hub:
                 )
                 self.offend(client, Offence.of(code, channel=name, id=own), now)
                 continue
-            recovering.pop(name, None)
             self.tell(client, "unsubscribed", now, {} if own is None else {"id": own}, channel=name)
         self._places.place(client, cursors, recovering, self.channels, now)
 
