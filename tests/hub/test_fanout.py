@@ -480,6 +480,21 @@ def test_a_thousand_who_come_back_at_once_share_what_they_missed() -> None:
     assert len(data) == 1
 
 
+def test_those_who_catch_up_together_share_every_frame_and_lose_nothing() -> None:
+    stage = Stage(Limits(client_buffer=10, max_batch=10))
+    stage.publish(QUEUE, *range(100))
+    clients = [stage.client(settle=False) for _ in range(3)]
+    for client in clients:
+        stage.hub.subscribe(client, [QUEUE], stage.now, {QUEUE: Position("e1", 0)})
+    for i in range(20):
+        stage.publish(QUEUE, i)
+        work = stage.tick(TICK)
+        assert sum(delivery.control is None for delivery in work.deliveries) == 1
+    for client in clients:
+        seen = [m["offset"] for m in stage.heard(client) if "offset" in m]
+        assert seen == list(range(1, 121))
+
+
 def test_subscribing_again_begins_anew() -> None:
     stage = Stage()
     client = stage.client(QUEUE)

@@ -188,9 +188,8 @@ class Outbox:
         self.cursors[i] = cursor
         self._used(i, cursor)
         if cursor < self.recovering.get(i, 0):
-            self.recovering[i] = (
-                channel.offset
-            )  # it reads as fast as frames let it: nothing goes meanwhile
+            # it reads as fast as frames let it, so that nothing goes meanwhile
+            self.recovering[i] = channel.offset
         return taken
 
     def _used(self, i: int, cursor: int) -> None:

@@ -176,6 +176,7 @@ class Rounds:
             assert own is not None
             if own is not outbox:
                 own.cursors = list(outbox.cursors)
+                own.recovering = dict(outbox.recovering)
             if batch is not None and cohort is not None:  # in step, so that they meet
                 own.due, own.urgent_due = cohort.outbox.due, cohort.outbox.urgent_due
             else:
