@@ -279,6 +279,25 @@ async def test_after_a_long_doubt_only_what_the_hub_knows_by_its_id_is_sent_agai
     assert (stats["accepted"], stats["lost"]) == (1, 1)
 
 
+async def test_a_fault_of_ours_costs_the_messages_that_met_it_and_no_more(
+    hub: HubDouble, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    async with HubPublisher(hub.url, "good") as publisher:
+        request = publisher._sender._http.request
+
+        async def broken(*_: object, **__: object) -> None:
+            monkeypatch.setattr(publisher._sender._http, "request", request)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(publisher._sender._http, "request", broken)
+        with pytest.raises(PermanentError, match="ZeroDivisionError"):
+            await publisher.publish_durable("alerts", "alert", 1)
+        await publisher.publish_durable("alerts", "alert", 2)
+        assert publisher.get_stats()["lost"] == 1
+    assert hub.data == [2]
+    assert "Publisher failed" in caplog.text
+
+
 # --- its life ---
 
 

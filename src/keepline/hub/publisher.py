@@ -103,13 +103,9 @@ class HubPublisher:
             ("accepted", "duplicate", "conflated", "dropped", "refused", "lost"), 0
         )
         self._announced_full = False
+        http = HttpSession(timeout_seconds=timeout_seconds, ssl_context=ssl_context)
         self._sender = Sender(
-            self.url,
-            token,
-            HttpSession(timeout_seconds=timeout_seconds, ssl_context=ssl_context),
-            self._report,
-            hurry=self._closing,
-            clock=clock,
+            *(self.url, token, http, self._report), hurry=self._closing, clock=clock
         )
 
     # --- handing in ---
@@ -383,9 +379,19 @@ class HubPublisher:
     async def _run(self) -> None:
         try:
             while (items := await self._next()) is not None:
-                await self._sender.send(items)
+                await self._send(items)
         finally:
             await self._sender.close()
+
+    async def _send(self, items: list[Item]) -> None:
+        """A fault of ours costs the messages that met it, not all that come after them."""
+        try:
+            await self._sender.send(items)
+        except Exception as error:
+            log.exception("Publisher failed")
+            left = list(self._in_flight)
+            words = f"the publisher failed: {type(error).__name__}"
+            self._report(left, refused={}, lost={i.sequence: words for i in left}, duplicates=0)
 
     async def _next(self) -> list[Item] | None:
         while True:
