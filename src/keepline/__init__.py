@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from keepline.hub.publisher import HubPublisher
+    from keepline.hub.server import AnalyticsHub
     from keepline.model import (
         Account,
         Bar,
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 __all__ = [
     "APIError",
     "Account",
+    "AnalyticsHub",
     "AuthService",
     "Bar",
     "CircuitBreaker",
