@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 DECIDERS = {
+    "hub/bus_wire.py",
     "hub/stored.py",
     "hub/publishing.py",
     "hub/outgoing.py",
@@ -61,6 +62,7 @@ DECIDERS = {
     "hub/cohorts.py",
     "hub/deflate.py",
     "hub/fanout.py",
+    "hub/farewells.py",
     "hub/frames.py",
     "hub/limits.py",
     "hub/messages.py",
