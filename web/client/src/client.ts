@@ -115,7 +115,7 @@ export class AnalyticsWebSocket {
     if (this.#link.state === "live") return Promise.resolve();
     const waiter = (this.#waiter ??= newWaiter());
     this.#unlisten ??= this.#listen();
-    this.#feed((at) => this.#link.connect(at));
+    this.#feed(() => this.#link.connect());
     return waiter.promise;
   }
 

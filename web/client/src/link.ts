@@ -200,7 +200,7 @@ export class Link {
 
   // what the application wants
 
-  connect(now: number): void {
+  connect(): void {
     if (this.#phase !== "idle") return;
     this.#failures = 0;
     this.#first = true;
