@@ -207,6 +207,7 @@ _HOME = {
         "TransientError",
     ),
     "keepline.hub.publisher": ("HubPublisher",),
+    "keepline.hub.server": ("AnalyticsHub",),
     "keepline.model": (
         "Account",
         "Bar",

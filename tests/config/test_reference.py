@@ -24,6 +24,7 @@ TABLES = {
     "## `[sandbox]`": config.SandboxSettings,
     "## `[hub]`": config.HubSettings,
     "### `[[hub.issuers]]`": config.HubIssuerSettings,
+    "### `[[hub.channels]]`": config.HubChannelSettings,
 }
 ELSEWHERE = {"issuer", "storage_path", "username", "api_key"}
 """Keys whose default comes from the section's name or from the environment."""

@@ -131,7 +131,7 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_queued_frames: int | None = None
     slow_after_seconds: float = 30.0
     max_channels: int = 64
-    inbound_rate: float = 1000.0
+    inbound_rate: int = 1000
     max_message_bytes: int = 64 * 1024
     max_data_bytes: int = 256 * 1024
     max_publish_bytes: int = 4 << 20
