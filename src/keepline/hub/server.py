@@ -322,7 +322,7 @@ class AnalyticsHub:
         assert self._door is not None
         routes = [
             *self._api.routes(),
-            web.get(SOCKET_PATH, self._door),
+            web.get(SOCKET_PATH, self._door.answer),
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
             web.get("/metrics", self._metrics),

@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 
-from aiohttp import WSMsgType, hdrs, web
+from aiohttp import HttpVersion11, WSMsgType, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from keepline.clock import Clock
@@ -30,10 +30,7 @@ from keepline.hub.refusals import Refusal
 from keepline.hub.replies import refused, reply
 from keepline.hub.settings import HubConfig
 
-__all__ = ["DEFLATE", "SocketDoor", "agree_on_deflate"]
-
-DEFLATE = "keepline_deflate"
-"""Under this key a request keeps the answer to its offer of compression."""
+__all__ = ["SocketDoor", "agree_on_deflate"]
 
 _LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _LOWAT_BYTES = 16 * 1024
@@ -71,7 +68,7 @@ class SocketDoor:
         self._public = frozenset(channel.name for channel in config.channels)
         self.draining = False
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer an upgrade."""
         if (flaw := _flaw(request)) is not None:
             CONNECTIONS.inc("malformed")
@@ -150,10 +147,7 @@ class SocketDoor:
     async def _accept(
         self, request: web.Request
     ) -> tuple["web.WebSocketResponse[bool]", AbstractStreamWriter]:
-        answer = negotiate_deflate(
-            ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
-        )
-        request[DEFLATE] = answer
+        answer = _agreed(request)
         ready: web.WebSocketResponse[bool] = web.WebSocketResponse(
             autoping=False,
             autoclose=False,
@@ -206,15 +200,22 @@ class SocketDoor:
 def agree_on_deflate(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Put our terms of compression into the answer: aiohttp's own would keep a compressor for each connection."""
     if isinstance(response, web.WebSocketResponse):
-        answer = request.get(DEFLATE)
+        answer = _agreed(request)
         if answer is not None and response.compress:
             response.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = answer
         else:
             response.headers.popall(hdrs.SEC_WEBSOCKET_EXTENSIONS, None)
 
 
+def _agreed(request: web.BaseRequest) -> str | None:
+    return negotiate_deflate(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ())))
+
+
 def _flaw(request: web.Request) -> web.Response | None:
     """Why this is no WebSocket handshake of RFC 6455."""
+    if request.version < HttpVersion11:
+        words = "a WebSocket begins with HTTP/1.1"
+        return reply(400, {"error": "bad_version", "message": words})
     if request.headers.get(hdrs.UPGRADE, "").lower().strip() != "websocket":
         return reply(
             426,
