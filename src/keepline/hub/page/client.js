@@ -1,3 +1,4 @@
+// Made from web/client by `npm run page`; change it there.
 /** What this client says when the hub did not answer in time. */
 const NO_ANSWER = 4e3;
 /** What this client says to a frame that it does not read. */
@@ -345,7 +346,7 @@ var Link = class {
 			default: return [];
 		}
 	}
-	connect(now) {
+	connect() {
 		if (this.#phase !== "idle") return;
 		this.#failures = 0;
 		this.#first = true;
@@ -1107,7 +1108,7 @@ var AnalyticsWebSocket = class {
 		if (this.#link.state === "live") return Promise.resolve();
 		const waiter = this.#waiter ??= newWaiter();
 		this.#unlisten ??= this.#listen();
-		this.#feed((at) => this.#link.connect(at));
+		this.#feed(() => this.#link.connect());
 		return waiter.promise;
 	}
 	/** Subscribe to channels now, and again on each connection. */
