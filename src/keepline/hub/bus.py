@@ -94,6 +94,7 @@ class LocalBus:
         capacity: messages that may wait of channels that may drop some.
         durable_capacity: messages that may wait of channels that drop nothing.
         on_connected: called whenever the hub has said welcome.
+        on_lost: called whenever such a connection has ended.
         clock: for waits.
     """
 
@@ -106,6 +107,7 @@ class LocalBus:
         capacity: int = 10_000,
         durable_capacity: int = 10_000,
         on_connected: Callable[[], object] | None = None,
+        on_lost: Callable[[], object] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.path = path
@@ -113,6 +115,7 @@ class LocalBus:
         self.connections = 0
         self._name = name
         self._on_connected = on_connected
+        self._on_lost = on_lost
         self._clock = clock
         self._lock = threading.Lock()
         self._sending = Sending(
@@ -272,7 +275,10 @@ class LocalBus:
     def _end(self) -> None:
         if self.connected:
             self.connected = False
-            event(log, logging.WARNING, "Bus lost", waiting=len(self._sending))
+            level = logging.DEBUG if self._closed else logging.WARNING
+            event(log, level, "Bus lost", waiting=len(self._sending))
+            if self._on_lost is not None:
+                self._on_lost()
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(high=_BUFFER)

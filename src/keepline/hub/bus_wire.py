@@ -18,6 +18,7 @@ from keepline.hub.outgoing import Added, Item, Outgoing
 from keepline.hub.publishing import Draft
 
 __all__ = [
+    "HEAD",
     "LONGEST_FRAME",
     "PROTOCOL",
     "FromHub",
@@ -30,6 +31,7 @@ __all__ = [
     "Welcome",
     "frame",
     "frame_length",
+    "framed",
     "parse_from_hub",
     "parse_from_publisher",
 ]
@@ -41,6 +43,7 @@ LONGEST_FRAME = 17 << 20
 """Bytes of JSON in a frame: the largest data that a hub may be told to take, and the words around it."""
 
 HEAD = 4
+"""Bytes before a frame's JSON."""
 
 T = TypeVar("T")
 
@@ -114,7 +117,12 @@ _from_hub: "msgspec.json.Decoder[FromHub]" = msgspec.json.Decoder(FromHub)
 
 def frame(word: FromPublisher | FromHub) -> bytes:
     """A word as it goes over the bus."""
-    return _framed(msgspec.json.encode(word))
+    return framed(msgspec.json.encode(word))
+
+
+def framed(payload: bytes) -> bytes:
+    """JSON as a frame."""
+    return len(payload).to_bytes(HEAD, "big") + payload
 
 
 def frame_length(head: bytes) -> int:
@@ -232,13 +240,9 @@ def _wants_answer(item: Item) -> bool:
 def _publish(item: Item) -> bytes:
     """The line is a draft's JSON already, and stays as it is."""
     answer = b"true" if _wants_answer(item) else b"false"
-    return _framed(
+    return framed(
         b'{"op":"publish","seq":%d,"answer":%b,"draft":%b}' % (item.sequence, answer, item.line)
     )
-
-
-def _framed(payload: bytes) -> bytes:
-    return len(payload).to_bytes(HEAD, "big") + payload
 
 
 def _parsed(decoder: "msgspec.json.Decoder[T]", payload: bytes) -> T:
