@@ -144,6 +144,13 @@ class Connection:
                 break
         if kind is WSMsgType.CLOSE:
             self._answer_close(message.data)
+        elif kind is WSMsgType.ERROR and self.ends_by is None:
+            CLOSED.inc(str(socket.close_code))
+
+    def broken(self) -> None:
+        """A frame breaks the protocol: nothing that follows it is read."""
+        self.end(CloseCode.PROTOCOL_ERROR, "")
+        self.transport.close()
 
     # as the broadcaster's link
 

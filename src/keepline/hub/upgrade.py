@@ -23,6 +23,7 @@ from keepline.hub.deflate import negotiate_deflate
 from keepline.hub.farewells import close_code
 from keepline.hub.frames import close_frame
 from keepline.hub.gate import Gate
+from keepline.hub.inbound import InboundGuard, Reading
 from keepline.hub.measures import CLOSED, CONNECTIONS
 from keepline.hub.origins import OriginRules
 from keepline.hub.presenting import SUBPROTOCOL, presented
@@ -111,7 +112,7 @@ class SocketDoor:
             self._attendance.give_back("user", user)
 
     async def _serve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
-        ready, writer = await self._accept(request)
+        ready, writer, guard = await self._accept(request)
         transport = request.transport
         if transport is None:
             return ready
@@ -136,6 +137,7 @@ class SocketDoor:
         assert client is not None
         CONNECTIONS.inc("accepted")
         self._attendance.enter(connection)
+        guard.begin(connection.broken)
         try:
             await connection.run()
         finally:
@@ -146,18 +148,20 @@ class SocketDoor:
 
     async def _accept(
         self, request: web.Request
-    ) -> tuple["web.WebSocketResponse[bool]", AbstractStreamWriter]:
-        answer = _agreed(request)
-        ready: web.WebSocketResponse[bool] = web.WebSocketResponse(
+    ) -> tuple["web.WebSocketResponse[bool]", AbstractStreamWriter, InboundGuard]:
+        guard = InboundGuard(request.protocol, getattr(request.protocol, "_message_tail", b""))
+        if request.transport is not None:
+            request.transport.set_protocol(guard)
+        ready: web.WebSocketResponse[bool] = Reading(
             autoping=False,
             autoclose=False,
             protocols=(SUBPROTOCOL,),
-            compress=answer is not None,
+            compress=_agreed(request) is not None,
             # a little more than the limit: what is only too long is answered, what is far too long is not even read
             max_msg_size=self._config.max_message_bytes * 4,
             timeout=CLOSING_SECONDS,
         )
-        return ready, await ready.prepare(request)
+        return ready, await ready.prepare(request), guard
 
     async def _refuse(self, request: web.Request, refusal: Refusal) -> web.StreamResponse:
         if _is_browser(request):
@@ -180,9 +184,10 @@ class SocketDoor:
     ) -> web.StreamResponse:
         """Accept, and close at once: this is all that a page can see."""
         CONNECTIONS.inc(outcome)
-        ready, _ = await self._accept(request)
+        ready, _, guard = await self._accept(request)
         transport = request.transport
         if transport is not None:
+            guard.begin(transport.close)
             CLOSED.inc(str(int(code)))
             transport.write(close_frame(code, reason))
             self._attendance.linger(transport)
