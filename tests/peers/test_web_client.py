@@ -124,7 +124,7 @@ class House:
 
     async def do_unwatched(self, asked: dict[str, Any]) -> dict[str, str]:
         """Return when nobody is subscribed to a channel."""
-        while any(
+        while any(  # noqa: ASYNC110 - the hub tells nobody of it
             asked["channel"] in each.channels() for each in self.hub.broadcaster.clients.values()
         ):
             await asyncio.sleep(0)
@@ -206,6 +206,19 @@ def test_the_package_holds_what_it_needs_and_works_for_who_installs_it(
         cwd=user,
     )
     assert said.strip() == "AnalyticsWebSocket,ConnectionEnded,StopError,comesBack"
+
+
+def test_the_howtos_example_is_a_module(need: Callable[..., dict[str, str]]) -> None:
+    howto = (ROOT / "docs/howto/browser-client.md").read_text()
+    (example,) = re.findall(r"```js\n(.*?)```", howto, re.DOTALL)
+    done = subprocess.run(
+        [need("node")["node"], "--check", "--input-type=module", "-"],
+        input=example,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_depends_on_nothing_and_the_lock_names_no_registry() -> None:

@@ -6,6 +6,6 @@ export default defineConfig({
     environment: "node",
     testTimeout: 30_000,
     hookTimeout: 30_000,
-    cache: false,
+    fileParallelism: false, // they share one hub, which some of them cut off or restart
   },
 });
