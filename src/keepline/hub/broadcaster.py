@@ -16,9 +16,10 @@ from keepline.hub.channels import Channel
 from keepline.hub.closecodes import CloseCode
 from keepline.hub.cohorts import Client, Delivery
 from keepline.hub.fanout import Hub, Refill
+from keepline.hub.frames import text_frame
 from keepline.hub.limits import Bucket, Limits
 from keepline.hub.measures import RATE_LIMITED, Tally
-from keepline.hub.messages import Message
+from keepline.hub.messages import Message, join
 from keepline.hub.offences import Offence
 from keepline.hub.wire import Refresh
 from keepline.telemetry import event
@@ -239,6 +240,7 @@ class Broadcaster:
     def _tick(self, now: float) -> None:
         work = self._hub.tick(now)
         for closing in work.closings:
+            self._last_words(closing.client)
             closing.client.link.end(closing.code, closing.reason)
         for refill in work.refills:
             self._spawn(self._refill(refill))
@@ -246,6 +248,15 @@ class Broadcaster:
             self._queue.extend(work.deliveries)
             if not self._writing:
                 self._write()
+
+    def _last_words(self, client: Client) -> None:
+        """Answers that it has not got yet: why it is sent away is among them."""
+        transport, most = client.link.transport, self.limits.max_batch
+        if client.control and not transport.get_write_buffer_size() and not transport.is_closing():
+            parts = range(0, len(client.control), most)
+            frames = [text_frame(join(client.control[at : at + most])) for at in parts]
+            transport.write(b"".join(frames))
+        client.control.clear()
 
     def _write(self) -> None:
         """One slice of what is to be written; the rest in the next turn of the loop."""
