@@ -15,6 +15,7 @@ MODULES = (
     "resilience_limits",
     "resilience_calls",
     "orders",
+    "hub",
 )
 
 

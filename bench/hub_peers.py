@@ -116,7 +116,9 @@ def peers(say: Callable[[str], None]) -> dict[str, Peer]:
         },
         "Node": lambda: {
             "ws": Peer("npm ws", script(node(), "ws", "joined"), style="joined"),
-            "socket.io": Peer("Socket.IO", script(node(), "socketio", "joined"), of_socketio, "joined"),
+            "socket.io": Peer(
+                "Socket.IO", script(node(), "socketio", "joined"), of_socketio, "joined"
+            ),
         },
         "Bun": lambda: {
             "bun each": Peer("Bun, its own batching", script(bun(), "bun", "each")),

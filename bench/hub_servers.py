@@ -1,8 +1,9 @@
 """The Python servers that `bench/hub` measures: `python -m bench.hub_servers NAME PORT RATE each|joined plain|deflate`.
 
 A line on standard input starts the publisher. It hands out what is due each 16 ms, as our hub does by itself; the hub
-is told each message when it is due. Messages bear the instant at which they were due, so that a publisher that is late
-is not forgiven; below 60 per second they bear the instant of their publication: that is the figure after quiet.
+and the floor are told each message when it is due. Messages bear the instant at which they were due, so that a
+publisher that is late is not forgiven; below 60 per second they bear the instant of their publication: that is the
+figure after quiet.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 INTERVAL = 0.016
+FEED = 0.001
 CHANNELS = 4
 MIXES = ((0, 1, 2, 3), (0, 1), (1, 2, 3), (3,), (0, 2))
 """Which channels a client reads when subscriptions are mixed, by its number."""
@@ -58,7 +60,9 @@ async def started() -> None:
 
 
 async def publish(
-    rate: float, give: Callable[[list[tuple[int, int]]], Awaitable[None] | None], interval: float = INTERVAL
+    rate: float,
+    give: Callable[[list[tuple[int, int]]], Awaitable[None] | None],
+    interval: float = INTERVAL,
 ) -> None:
     """Gives (number, stamp) of the messages that are due, each interval, for ever."""
     await started()
@@ -102,7 +106,9 @@ class Bare(asyncio.Protocol):
             return
         lines = self.head.decode().split("\r\n")
         self.group = int(lines[0].split()[1].rpartition("=")[2] or 0)
-        key = next(line.partition(": ")[2] for line in lines if line.startswith("Sec-WebSocket-Key"))
+        key = next(
+            line.partition(": ")[2] for line in lines if line.startswith("Sec-WebSocket-Key")
+        )
         accept = hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -118,18 +124,27 @@ async def floor(port: int, rate: float, style: str, deflate: bool) -> None:
     groups: dict[int, set[asyncio.WriteTransport]] = {}
     await asyncio.get_running_loop().create_server(lambda: Bare(groups), "127.0.0.1", port)
 
+    pending: list[tuple[int, str]] = []
+    sent = 0.0
+
     def give(stamps: list[tuple[int, int]]) -> None:
-        texts = [(number % CHANNELS, message(number, stamp)) for number, stamp in stamps]
+        nonlocal sent
+        pending.extend([(number % CHANNELS, message(number, stamp)) for number, stamp in stamps])
+        now = time.perf_counter()
+        if now - sent < INTERVAL - 0.0005:
+            return
+        sent = now
         for group, transports in groups.items():
-            wanted = [text for channel, text in texts if channel in MIXES[group]]
+            wanted = [text for channel, text in pending if channel in MIXES[group]]
             if not wanted:
                 continue
             payload = f"[{','.join(wanted)}]".encode()
             data = frame(squeeze(payload), True) if deflate else frame(payload)
             for transport in transports:
                 transport.write(data)
+        pending.clear()
 
-    await publish(rate, give)
+    await publish(rate, give, FEED)
 
 
 async def websockets(port: int, rate: float, style: str, deflate: bool) -> None:
@@ -192,7 +207,11 @@ async def socketio(port: int, rate: float, style: str, deflate: bool) -> None:
 
     hub = library.AsyncServer(async_mode="asgi", transports=["websocket"])
     config = uvicorn.Config(
-        library.ASGIApp(hub), host="127.0.0.1", port=port, log_level="error", ws_per_message_deflate=deflate
+        library.ASGIApp(hub),
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        ws_per_message_deflate=deflate,
     )
     serving = asyncio.create_task(uvicorn.Server(config).serve())
 
@@ -204,7 +223,12 @@ async def socketio(port: int, rate: float, style: str, deflate: bool) -> None:
 
 def main() -> None:
     name, port, rate, style, wire = sys.argv[1:]
-    servers = {"floor": floor, "websockets": websockets, "starlette": starlette, "socketio": socketio}
+    servers = {
+        "floor": floor,
+        "websockets": websockets,
+        "starlette": starlette,
+        "socketio": socketio,
+    }
     if name == "ours":
         from bench.hub_ours import ours
 
