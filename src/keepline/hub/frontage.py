@@ -1,7 +1,7 @@
 """The hub's listener: TLS, limits, host and origin checks, headers and an access log, around whatever is served.
 
-Invariants: a request for another's host name reaches no route; an answer never says what stands behind it; a log line
-has the path and never the query, a header or a body.
+Invariants: a request for another's host name reaches no route; what a route answers never says what stands behind it; a
+log line has the path and never the query, a header or a body.
 """
 
 import logging

@@ -119,7 +119,7 @@ class HttpApi:
             return refused(verdict)
         told = {
             "token": verdict.token,
-            "expires_in": int(verdict.expires_in),
+            "expires_in": round(verdict.expires_in),
             "role": verdict.identity.role,
         }
         return reply(200, told)

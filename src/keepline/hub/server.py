@@ -42,6 +42,7 @@ __all__ = ["AnalyticsHub"]
 log = logging.getLogger("keepline.hub")
 
 _PAGE = Path(__file__).parent / "page"
+_PAGE_FILES = r"/{name:(?!api/|ws/|login$)[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}}"
 _BACKLOG = 4096
 _MOST_WAITING = 100_000
 _LOOK_AT_USERS = 2.0
@@ -327,7 +328,7 @@ class AnalyticsHub:
             web.get("/readyz", self._readyz),
             web.get("/metrics", self._metrics),
             web.get("/", _async(page)),
-            web.get("/{name:[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}}", _async(page)),
+            web.get(_PAGE_FILES, _async(page)),
         ]
         self._runner = frontage.runner(
             frontage.application(routes), handshake_seconds=self.config.handshake_timeout_seconds
