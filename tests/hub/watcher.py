@@ -98,6 +98,16 @@ class Watcher:
             lambda m: m["type"] == kind and all(m["data"].get(k) == v for k, v in data.items())
         )
 
+    async def holds(self, key: str, **data: Any) -> dict[str, Any]:
+        """Return the value of a key, of a snapshot or a message, once it has these fields."""
+
+        def value(message: dict[str, Any]) -> dict[str, Any]:
+            whole = message["data"]["items"] if message["type"] == "snapshot" else [message]
+            found = [each["data"] for each in whole if each.get("key") == key]
+            return next((f for f in found if all(f.get(k) == v for k, v in data.items())), {})
+
+        return value(await self.until(value))
+
     async def until(self, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The next message of which this is true; those before it are passed over."""
         async with asyncio.timeout(30):

@@ -68,6 +68,7 @@ class HubSettings(Section, frozen=True, kw_only=True):
     """`[hub]`: the fan-out server.
 
     Attributes:
+        enabled: whether `keepline run` runs it.
         host: the address it listens on.
         port: 0 takes any free one.
         tls_certificate: PEM file with the certificate chain; TLS is on when it is given.
@@ -109,6 +110,7 @@ class HubSettings(Section, frozen=True, kw_only=True):
         allowed_hosts: names of the hub beside its address, such as `hub.example`.
     """
 
+    enabled: bool = False
     host: Text = "127.0.0.1"
     port: Port = 7999
     tls_certificate: Path | None = None

@@ -195,8 +195,8 @@ class SandboxServer:
         """The counters since the start."""
         market = self.market
         self.venue.counts |= {"orders": len(market.orders), "fills": len(market.fills)}
-        found = self.venue.counts | self.signalr.stats()
-        return {name: found[name] for name in COUNTERS}
+        hubs = self.signalr.stats()
+        return {name: hubs.get(name, self.venue.counts[name]) for name in COUNTERS}
 
     def issue(self) -> Token:
         """The token that a person's sign-in would end with, without the browser."""
