@@ -18,6 +18,7 @@ import {
   type HubMessage,
   type OtherMessage,
   type Policy,
+  type Position,
   type Request,
   type SnapshotMessage,
 } from "./messages.js";
@@ -635,14 +636,13 @@ export class Link {
 
   #askFor(wanted: readonly Subscription[], now: number): void {
     const id = this.#newId("s");
-    const resume: [string, NonNullable<Subscription["position"]>][] = [];
+    const resume: [string, Position][] = [];
     for (const subscription of wanted) {
       subscription.standing = "asked";
       subscription.asked = id;
       subscription.askBy = now + this.#settings.answerTimeout;
-      if (subscription.position !== undefined) {
-        resume.push([subscription.name, subscription.position]);
-      }
+      const { name, resumable } = subscription;
+      if (resumable !== undefined) resume.push([name, resumable]);
     }
     this.#send({
       action: "subscribe",
@@ -669,7 +669,7 @@ export class Link {
       }
       subscription.standing = "resting";
       subscription.asked = undefined;
-      subscription.forget();
+      subscription.beginAnew();
     }
     if (this.#phase === "idle") return;
     if (!this.#nothingToHear()) this.#giveUp(given);

@@ -64,7 +64,7 @@ interface Envelope<Type extends string, Data> {
   readonly channel: string;
   readonly offset: number;
   readonly epoch: string;
-  /** ISO 8601 in UTC with milliseconds. */
+  /** ISO 8601 in UTC with milliseconds; "" for an item of a snapshot that does not say it. */
   readonly timestamp: string;
   /** What the message is about: on a channel that conflates, the newest of each key counts. */
   readonly key?: string;
@@ -86,6 +86,9 @@ export interface SnapshotItem {
   readonly key: string;
   readonly offset: number;
   readonly data: unknown;
+  /** Where the hub gives them. */
+  readonly id?: string;
+  readonly timestamp?: string;
 }
 
 /** Many values at once. `partial`: only the keys that changed; otherwise the whole state, which replaces what was. */
@@ -215,6 +218,8 @@ function isMessage(value: unknown): value is HubMessage | OtherMessage {
     typeof value["channel"] === "string" &&
     typeof value["epoch"] === "string" &&
     isOffset(value["offset"]) &&
+    isTextOrAbsent(value["id"]) &&
+    isTextOrAbsent(value["key"]) &&
     (value["type"] !== "snapshot" || isSnapshotData(value["data"]))
   );
 }
@@ -234,8 +239,14 @@ function isItem(item: unknown): boolean {
     isRecord(item) &&
     typeof item["type"] === "string" &&
     typeof item["key"] === "string" &&
-    isOffset(item["offset"])
+    isOffset(item["offset"]) &&
+    isTextOrAbsent(item["id"]) &&
+    isTextOrAbsent(item["timestamp"])
   );
+}
+
+function isTextOrAbsent(value: unknown): boolean {
+  return value === undefined || typeof value === "string";
 }
 
 function isOffset(value: unknown): boolean {

@@ -96,7 +96,10 @@ export interface AnalyticsHandlers {
   readonly onOther?: DataHandler<unknown, OtherMessage>;
   /** A key is no more. */
   readonly onRemoved?: (channel: string, key: string, message: OtherMessage) => unknown;
-  /** Before its items come to the handlers above: one that is not partial replaces what was known of the channel. */
+  /**
+   * Before its items come to the handlers above. On a channel that conflates, one that is not partial replaces what was
+   * known; on any other its items are the newest messages, of which the handlers get those that they did not get before.
+   */
   readonly onSnapshot?: Handler<SnapshotMessage>;
   /** Every data message as it came, before the handlers above. */
   readonly onMessage?: Handler<DataMessage | SnapshotMessage | OtherMessage>;

@@ -42,6 +42,7 @@ export class Subscription {
   /** When the newest data came, by the caller's clock; 0 before the first. */
   heardAt = 0;
   #expected: number | undefined;
+  #anew = false;
   readonly #ids: RecentIds;
 
   constructor(
@@ -58,7 +59,18 @@ export class Subscription {
     this.asked = undefined;
   }
 
-  /** Begin anew: the next subscription asks for a snapshot instead of what was missed. */
+  /** Where the next subscription resumes; undefined for a snapshot. */
+  get resumable(): Position | undefined {
+    return this.#anew ? undefined : this.position;
+  }
+
+  /** The next subscription asks for a snapshot instead of what was missed; what was seen is still known. */
+  beginAnew(): void {
+    this.#anew = true;
+    this.#expected = undefined;
+  }
+
+  /** The place is worth nothing: the hub counts differently. */
   forget(): void {
     this.position = undefined;
     this.#expected = undefined;
@@ -102,17 +114,21 @@ export class Subscription {
   #snapshot(message: SnapshotMessage, before: number | undefined): Verdict {
     if (message.data.partial && before !== undefined && message.offset <= before) return STALE;
     const known = this.policy === "conflate" ? undefined : before;
-    const items = message.data.items.filter((item) => known === undefined || item.offset > known);
+    const items = message.data.items.filter(
+      (item) =>
+        (known === undefined || item.offset > known) &&
+        (item.id === undefined || this.#ids.add(item.id)),
+    );
     const conflated = message.data.partial
       ? this.#conflated(message.offset, before, message.data.items.length)
       : 0;
     this.#moveTo(message);
-    const { channel, epoch, timestamp } = message;
+    const { channel, epoch } = message;
     return {
       fresh: true,
       conflated,
       hole: undefined,
-      items: items.map((item) => ({ channel, epoch, timestamp, ...item })),
+      items: items.map((item) => ({ channel, epoch, timestamp: "", ...item })),
     };
   }
 
@@ -130,6 +146,7 @@ export class Subscription {
   #moveTo(message: { readonly epoch: string; readonly offset: number }): void {
     this.position = { epoch: message.epoch, offset: message.offset };
     this.#expected = message.offset + 1;
+    this.#anew = false;
   }
 }
 

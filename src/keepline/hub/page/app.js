@@ -88,7 +88,7 @@ function percent(value) {
 
 function time(stamp) {
   const at = new Date(stamp ?? "");
-  return Number.isNaN(at.getTime()) ? "-" : at.toLocaleTimeString("en-GB");
+  return Number.isNaN(at.getTime()) ? "earlier" : at.toLocaleTimeString("en-GB");
 }
 
 const MOODS = {
@@ -122,9 +122,6 @@ const tables = {
 };
 const KEYED = { "exposure-updates": tables.exposure, "lp-performance": tables.lps };
 
-// what a snapshot holds has the snapshot's time, not its own
-const when = (message, arrival) => (arrival.snapshot ? "before" : time(message.timestamp));
-
 function follow() {
   client = new AnalyticsWebSocket(
     {
@@ -144,9 +141,9 @@ function follow() {
       },
       onExposureUpdate: (data, message) => tables.exposure.put(message.key ?? "", { key: message.key, data }),
       onLPPerformance: (data, message) => tables.lps.put(message.key ?? data.lpName, { data }),
-      onRoutingMetrics: (data, message, arrival) => tables.routing.add({ data, at: when(message, arrival) }),
+      onRoutingMetrics: (data, message) => tables.routing.add({ data, at: time(message.timestamp) }),
       onAlert: (data, message, arrival) => {
-        tables.alerts.add({ data, at: when(message, arrival) });
+        tables.alerts.add({ data, at: time(message.timestamp) });
         if (!arrival.snapshot && data.severity === "critical") say(`Critical alert: ${data.title}`);
       },
       onRemoved: (channel, key) => KEYED[channel]?.remove(key),
@@ -249,4 +246,8 @@ function show(signedIn) {
 }
 
 $("sign-in").addEventListener("submit", (event) => void signIn(event));
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
+});
 $("leave").addEventListener("click", () => signOut());

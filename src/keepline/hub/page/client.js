@@ -71,7 +71,7 @@ function isControl(message) {
 function isMessage(value) {
 	if (!isRecord(value) || typeof value["type"] !== "string") return false;
 	if (!("offset" in value)) return isControlShape(value);
-	return typeof value["channel"] === "string" && typeof value["epoch"] === "string" && isOffset(value["offset"]) && (value["type"] !== "snapshot" || isSnapshotData(value["data"]));
+	return typeof value["channel"] === "string" && typeof value["epoch"] === "string" && isOffset(value["offset"]) && isTextOrAbsent(value["id"]) && isTextOrAbsent(value["key"]) && (value["type"] !== "snapshot" || isSnapshotData(value["data"]));
 }
 function isControlShape(value) {
 	const type = String(value["type"]);
@@ -82,7 +82,10 @@ function isSnapshotData(data) {
 	return isRecord(data) && Array.isArray(data["items"]) && data["items"].every(isItem);
 }
 function isItem(item) {
-	return isRecord(item) && typeof item["type"] === "string" && typeof item["key"] === "string" && isOffset(item["offset"]);
+	return isRecord(item) && typeof item["type"] === "string" && typeof item["key"] === "string" && isOffset(item["offset"]) && isTextOrAbsent(item["id"]) && isTextOrAbsent(item["timestamp"]);
+}
+function isTextOrAbsent(value) {
+	return value === void 0 || typeof value === "string";
 }
 function isOffset(value) {
 	return Number.isSafeInteger(value) && Number(value) >= 0;
@@ -152,6 +155,7 @@ var Subscription = class {
 	/** When the newest data came, by the caller's clock; 0 before the first. */
 	heardAt = 0;
 	#expected;
+	#anew = false;
 	#ids;
 	constructor(name, remembered) {
 		this.name = name;
@@ -163,7 +167,16 @@ var Subscription = class {
 		else if (this.standing === "refused") this.standing = "wanted";
 		this.asked = void 0;
 	}
-	/** Begin anew: the next subscription asks for a snapshot instead of what was missed. */
+	/** Where the next subscription resumes; undefined for a snapshot. */
+	get resumable() {
+		return this.#anew ? void 0 : this.position;
+	}
+	/** The next subscription asks for a snapshot instead of what was missed; what was seen is still known. */
+	beginAnew() {
+		this.#anew = true;
+		this.#expected = void 0;
+	}
+	/** The place is worth nothing: the hub counts differently. */
 	forget() {
 		this.position = void 0;
 		this.#expected = void 0;
@@ -202,10 +215,10 @@ var Subscription = class {
 	#snapshot(message, before) {
 		if (message.data.partial && before !== void 0 && message.offset <= before) return STALE;
 		const known = this.policy === "conflate" ? void 0 : before;
-		const items = message.data.items.filter((item) => known === void 0 || item.offset > known);
+		const items = message.data.items.filter((item) => (known === void 0 || item.offset > known) && (item.id === void 0 || this.#ids.add(item.id)));
 		const conflated = message.data.partial ? this.#conflated(message.offset, before, message.data.items.length) : 0;
 		this.#moveTo(message);
-		const { channel, epoch, timestamp } = message;
+		const { channel, epoch } = message;
 		return {
 			fresh: true,
 			conflated,
@@ -213,7 +226,7 @@ var Subscription = class {
 			items: items.map((item) => ({
 				channel,
 				epoch,
-				timestamp,
+				timestamp: "",
 				...item
 			}))
 		};
@@ -236,6 +249,7 @@ var Subscription = class {
 			offset: message.offset
 		};
 		this.#expected = message.offset + 1;
+		this.#anew = false;
 	}
 };
 function isSnapshot$1(message) {
@@ -811,7 +825,8 @@ var Link = class {
 			subscription.standing = "asked";
 			subscription.asked = id;
 			subscription.askBy = now + this.#settings.answerTimeout;
-			if (subscription.position !== void 0) resume.push([subscription.name, subscription.position]);
+			const { name, resumable } = subscription;
+			if (resumable !== void 0) resume.push([name, resumable]);
 		}
 		this.#send({
 			action: "subscribe",
@@ -836,7 +851,7 @@ var Link = class {
 			if (subscription.standing === "on" || subscription.standing === "asked") given.push(subscription.name);
 			subscription.standing = "resting";
 			subscription.asked = void 0;
-			subscription.forget();
+			subscription.beginAnew();
 		}
 		if (this.#phase === "idle") return;
 		if (!this.#nothingToHear()) this.#giveUp(given);

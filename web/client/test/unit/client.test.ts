@@ -355,6 +355,28 @@ describe("the handlers", () => {
   });
 });
 
+it("with pace frame a partial snapshot comes after what waits, and a whole one replaces it", async () => {
+  const got: string[] = [];
+  const end = awaited<[unknown]>();
+  const client = make(
+    { channels: ["lp"], pace: "frame" },
+    {
+      onMessage: (message) => {
+        got.push(`${message.type} ${message.offset}`);
+        if (message.offset === 9) end.handler(message);
+      },
+    },
+  );
+  void client.connect();
+  const peer = await accepted();
+  peer.says(welcome());
+  await peer.subscribes("conflate");
+  const lp = (offset: number) => alert(offset, { channel: "lp", key: "LP1" });
+  peer.says(lp(1), snapshot("lp", 2, []), lp(3), snapshot("lp", 5, [], true), lp(9));
+  await end.calls;
+  expect(got).toEqual(["snapshot 2", "alert 3", "snapshot 5", "alert 9"]);
+});
+
 describe("a page around it", () => {
   class Page extends EventTarget {
     hidden = false;

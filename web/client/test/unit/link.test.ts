@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { Rig, alert, control, snapshot, welcome } from "./rig.js";
+import { Rig, STAMP, alert, control, snapshot, welcome } from "./rig.js";
 
 describe("connecting", () => {
   it("asks for a token, opens, and is live with the welcome", () => {
@@ -502,6 +502,15 @@ describe("what comes", () => {
     expect(whole).toMatchObject({ items: [{ offset: 1 }, { offset: 2 }, { offset: 3 }] });
   });
 
+  it("of a snapshot is known by its id, too, where it has one", () => {
+    const rig = following("never");
+    const item = { type: "alert", key: "", offset: 4, data: {}, id: "a", timestamp: STAMP };
+    rig.says(snapshot("alerts", 4, [item]), alert(1, { epoch: "f", id: "a" }), alert(2, { epoch: "f", id: "b" }));
+    const passed = rig.effects.flatMap((effect) => (effect.do === "data" ? [effect] : []));
+    expect(passed[0]?.items[0]).toMatchObject({ timestamp: STAMP });
+    expect(passed.map((effect) => effect.message.offset)).toEqual([4, 2]);
+  });
+
   it("and is no message is counted and told, and the rest is read", () => {
     const rig = following("never");
     rig.do((link, now) => link.received(link.attempt, "{", now));
@@ -566,6 +575,29 @@ describe("a hidden page", () => {
     expect(rig.last("subscribe")).toMatchObject({ channels: ["lp-performance"] });
     expect(rig.last("subscribe").resume).toBeUndefined();
     expect(rig.link.state).toBe("live");
+  });
+
+  it("does not show again what was seen before it was hidden", () => {
+    const rig = new Rig();
+    rig.do((link, now) => link.subscribe(["routing-metrics"], now));
+    rig.live();
+    rig.subscribed("drop-oldest");
+    rig.says({ ...alert(7), channel: "routing-metrics" });
+    rig.do((link, now) => link.hidden(now));
+    rig.pass(5000);
+    rig.do((link, now) => link.visible(now));
+    rig.token();
+    rig.says(welcome());
+    expect(rig.last("subscribe").resume).toBeUndefined();
+    rig.subscribed("drop-oldest");
+    const items = [6, 7, 20].map((offset) => ({ type: "alert", key: "", offset, data: {} }));
+    const [effect] = rig.says(snapshot("routing-metrics", 20, items));
+    expect(effect).toMatchObject({ items: [{ offset: 20, timestamp: "" }] });
+    rig.says({ ...alert(21), channel: "routing-metrics" });
+    expect(rig.link.stats.gaps).toBe(0);
+    rig.closes();
+    rig.live();
+    expect(rig.last("subscribe").resume).toEqual({ "routing-metrics": { epoch: "e", offset: 21 } });
   });
 
   it("comes back after a drop for what must not be missed", () => {

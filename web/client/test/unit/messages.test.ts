@@ -33,6 +33,8 @@ describe("a frame", () => {
     ["with an offset and no channel", { ...data, channel: 7 }],
     ["a snapshot without items", { ...data, type: "snapshot", data: {} }],
     ["a snapshot with an item that is none", { ...data, type: "snapshot", data: { items: [null], partial: false } }],
+    ["with an id that is no text", { ...data, id: 7 }],
+    ["with a key that is no text", { ...data, key: {} }],
     ["subscribed to nothing", { type: "subscribed", timestamp: "t", data: {} }],
     ["a control message without data", { type: "pong", timestamp: "t" }],
   ])("leaves out what is %s", (_, message) => {
