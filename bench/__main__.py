@@ -16,6 +16,7 @@ MODULES = (
     "resilience_calls",
     "orders",
     "streams",
+    "hub",
 )
 
 

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from keepline.credentials.schwab_file import SchwabTokenFile
     from keepline.credentials.storage import TokenStorage
     from keepline.credentials.token import Token
+    from keepline.desk.notify import (
+        notify_alert,
+        notify_exposure_change,
+        notify_lp_status_change,
+        notify_routing_decision,
+        use_publisher,
+    )
     from keepline.errors import (
         APIError,
         CircuitOpen,
@@ -49,6 +56,8 @@ if TYPE_CHECKING:
         TokenUnavailable,
         TransientError,
     )
+    from keepline.hub.publisher import HubPublisher
+    from keepline.hub.server import AnalyticsHub
     from keepline.model import (
         Account,
         Bar,
@@ -88,6 +97,7 @@ __version__ = "0.1.0"
 __all__ = [
     "APIError",
     "Account",
+    "AnalyticsHub",
     "AuthService",
     "Bar",
     "CircuitBreaker",
@@ -105,6 +115,7 @@ __all__ = [
     "EventRouter",
     "Fill",
     "HealthStatus",
+    "HubPublisher",
     "Instrument",
     "IntentKind",
     "KeeplineError",
@@ -165,6 +176,11 @@ __all__ = [
     "Topic",
     "TransientError",
     "__version__",
+    "notify_alert",
+    "notify_exposure_change",
+    "notify_lp_status_change",
+    "notify_routing_decision",
+    "use_publisher",
 ]
 
 _HOME = {
@@ -195,6 +211,13 @@ _HOME = {
     "keepline.credentials.schwab_file": ("SchwabTokenFile",),
     "keepline.credentials.storage": ("TokenStorage",),
     "keepline.credentials.token": ("Token",),
+    "keepline.desk.notify": (
+        "notify_alert",
+        "notify_exposure_change",
+        "notify_lp_status_change",
+        "notify_routing_decision",
+        "use_publisher",
+    ),
     "keepline.errors": (
         "APIError",
         "CircuitOpen",
@@ -215,6 +238,8 @@ _HOME = {
         "TokenUnavailable",
         "TransientError",
     ),
+    "keepline.hub.publisher": ("HubPublisher",),
+    "keepline.hub.server": ("AnalyticsHub",),
     "keepline.model": (
         "Account",
         "Bar",

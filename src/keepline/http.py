@@ -152,6 +152,7 @@ class HttpSession:
         params: Mapping[str, str] | None = None,
         json: object = None,
         form: Mapping[str, str] | None = None,
+        content: bytes | None = None,
         timeout_seconds: float | None = None,
     ) -> Response:
         """Send one request and read its whole answer.
@@ -166,6 +167,7 @@ class HttpSession:
             params: added to the query.
             json: sent as a JSON body when not None.
             form: sent as an urlencoded form when not None.
+            content: sent as it is when not None; name its `Content-Type` in `headers`.
             timeout_seconds: for this request instead of the session's.
 
         Raises:
@@ -177,7 +179,7 @@ class HttpSession:
         endpoint = f"{method} {urlsplit(redacted_url(url)).path}"
         session = self._open()
         progress = _Progress()
-        content_type, body = _body(json, form)
+        content_type, body = _body(json, form, content)
         if params:
             url = f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(params)}"
         harmless = method in _HARMLESS
@@ -321,9 +323,13 @@ def _verbatim(url: str) -> Any:
     return URL(url, encoded=True)  # what the caller encoded is not encoded a second time
 
 
-def _body(json: object, form: Mapping[str, str] | None) -> tuple[dict[str, str], bytes | None]:
-    if json is not None and form is not None:
-        raise TypeError("a request has one body: json or form")
+def _body(
+    json: object, form: Mapping[str, str] | None, content: bytes | None
+) -> tuple[dict[str, str], bytes | None]:
+    if sum(each is not None for each in (json, form, content)) > 1:
+        raise TypeError("a request has one body: json, form or content")
+    if content is not None:
+        return {"Content-Type": "application/octet-stream"}, content
     if json is not None:
         return {"Content-Type": "application/json"}, _json.dumps(json).encode()
     if form is not None:

@@ -23,6 +23,9 @@ TABLES = {
     "## `[stream.NAME]`": config.StreamTable,
     "## `[telemetry]`": config.TelemetrySettings,
     "## `[sandbox]`": config.SandboxSettings,
+    "## `[hub]`": config.HubSettings,
+    "### `[[hub.issuers]]`": config.HubIssuerSettings,
+    "### `[[hub.channels]]`": config.HubChannelSettings,
 }
 ELSEWHERE = {"issuer", "storage_path", "username", "api_key", "broker"}
 """Keys whose default comes from the section's name or from the environment."""

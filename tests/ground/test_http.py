@@ -125,9 +125,22 @@ async def test_json_is_sent_as_json_and_params_join_the_query(http: HttpSession)
     assert recorder.lines[1] == "POST /a?c=d HTTP/1.1"
 
 
+async def test_content_is_sent_as_it_is(http: HttpSession) -> None:
+    recorder = Recorder(answer())
+    async with raw_server(recorder) as url:
+        fields = {"Content-Type": "application/x-ndjson"}
+        await http.request("POST", url, content=b"1\n2\n", headers=fields)
+        await http.request("POST", url, content=b"")
+    kinds = [headers["content-type"] for _, headers, _ in recorder.requests]
+    assert kinds == ["application/x-ndjson", "application/octet-stream"]
+    assert [body for _, _, body in recorder.requests] == [b"1\n2\n", b""]
+
+
 async def test_two_bodies_are_a_mistake(http: HttpSession) -> None:
     with pytest.raises(TypeError, match="one body"):
         await http.request("POST", "http://127.0.0.1:1", json={}, form={})
+    with pytest.raises(TypeError, match="one body"):
+        await http.request("POST", "http://127.0.0.1:1", content=b"", form={})
 
 
 async def test_cookies_are_not_kept(http: HttpSession) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from keepline.cli import bars, config, demo, orders, relay, run, sandbox, stream, token
+from keepline.cli import bars, config, demo, hub, orders, relay, run, sandbox, stream, token, user
 
 __all__ = ["app"]
 
@@ -14,5 +14,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, which hold secrets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (demo, run, config, token, relay, bars, orders, stream, sandbox):
+for verbs in (demo, run, config, token, relay, bars, orders, stream, hub, user, sandbox):
     verbs.add_to(app)

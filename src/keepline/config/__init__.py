@@ -5,6 +5,7 @@ relative to the directory of the file (the working directory when there is none)
 secret never stands in the file, in a repr or in an error, and is read only when something needs it.
 """
 
+from keepline.config.hub import HubChannelSettings, HubIssuerSettings, HubSettings
 from keepline.config.load import ENVIRONMENT_PREFIX, find, load, search_path
 from keepline.config.sections import (
     BROKERS,
@@ -33,6 +34,9 @@ __all__ = [
     "OWN_LIMITS",
     "BrokerSettings",
     "CredentialSettings",
+    "HubChannelSettings",
+    "HubIssuerSettings",
+    "HubSettings",
     "LimitSettings",
     "OAuth2Credential",
     "ProjectXCredential",

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import fields
 
+from keepline.config.hub import HubSettings
 from keepline.config.reader import ENVIRONMENT_PREFIX, FromEnvironment, Reader, listed, nearest
 from keepline.config.sections import (
     BROKERS,
@@ -32,7 +33,16 @@ from keepline.resilience.limits import limit_rules
 
 __all__ = ["ENVIRONMENT_PREFIX", "find", "load", "search_path"]
 
-_SECTIONS = ("credentials", "relay", "brokers", "limits", "stream", "telemetry", "sandbox")
+_SECTIONS = (
+    "credentials",
+    "relay",
+    "brokers",
+    "limits",
+    "stream",
+    "telemetry",
+    "sandbox",
+    "hub",
+)
 _ANY_KEY = frozenset(field.name for kind in ISSUERS.values() for field in fields(kind))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -153,6 +163,7 @@ def _settings(
         stream=MappingProxyType(stream),
         telemetry=reader.section(TelemetrySettings, "telemetry", raw.get("telemetry", {})),
         sandbox=reader.section(SandboxSettings, "sandbox", raw.get("sandbox", {})),
+        hub=reader.section(HubSettings, "hub", raw.get("hub", {})),
         file=file,
         base=base,
         credentials_directory=Path(directory) if directory else None,

@@ -4,7 +4,6 @@ Invariants: every table is frozen and refuses what it does not know; a secret is
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +11,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from keepline.config.hub import HubSettings
+from keepline.config.section import (
+    Count,
+    Delay,
+    Moment,
+    Number,
+    Port,
+    Seconds,
+    Secret,
+    Section,
+    Share,
+    Text,
+)
 from keepline.errors import ConfigError
 from keepline.files import read_private
 
@@ -38,44 +50,7 @@ __all__ = [
     "read_secret_file",
 ]
 
-Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0")]
-Delay = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
-Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
-Number = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
-Port = Annotated[int, Meta(ge=0, le=65535, description="a port from 0 to 65535")]
-Share = Annotated[float, Meta(gt=0, lt=1, description="a number above 0 and below 1")]
-Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
-Moment = Annotated[datetime, Meta(tz=True, description="a date and time with an offset")]
-
-
 StreamEvents = Literal["quotes", "trades", "depth"]
-
-
-class Secret:
-    """A text that shows itself only when asked by name."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "[secret]"
-
-
-class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the file; `short` names the one key that a bare string stands for."""
-
-    short: ClassVar[str] = ""
 
 
 class CredentialSettings(Section, frozen=True, kw_only=True):
@@ -375,6 +350,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         stream: by name, in the order of the file.
         telemetry: log and metrics.
         sandbox: the venue for trying out.
+        hub: the fan-out server.
         file: the file that was read, None when there was none.
         base: the directory that relative paths start from.
         credentials_directory: where systemd put the service's credentials, None outside of systemd.
@@ -387,6 +363,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     stream: Mapping[str, StreamTable]
     telemetry: TelemetrySettings
     sandbox: SandboxSettings
+    hub: HubSettings
     file: Path | None
     base: Path
     credentials_directory: Path | None = None
@@ -427,6 +404,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "stream": {name: _plain(table) for name, table in self.stream.items()},
             "telemetry": _plain(self.telemetry),
             "sandbox": _plain(self.sandbox),
+            "hub": _plain(self.hub),
         }
         return {"file": None if self.file is None else str(self.file), **shown}
 

@@ -101,7 +101,7 @@ def as_toml(shown: Mapping[str, Any]) -> str:
     for section in ("credentials", "relay", "brokers", "limits", "stream"):
         for name, table in shown[section].items():
             lines += ["", f"[{section}.{_key(name)}]", *_lines(table)]
-    for section in ("telemetry", "sandbox"):
+    for section in ("telemetry", "sandbox", "hub"):
         lines += ["", f"[{section}]", *_lines(shown[section])]
     return "\n".join(lines)
 

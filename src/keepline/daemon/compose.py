@@ -74,6 +74,11 @@ def check_settings(settings: Settings) -> None:
     if settings.telemetry.metrics:
         with _keyed("telemetry", settings):
             parse_listen(settings.telemetry.metrics)
+    if settings.hub.enabled:
+        from keepline.daemon.hubpart import hub_settings  # the hub is not in every daemon
+
+        with _keyed("hub", settings):
+            hub_settings(settings)
 
 
 def manager_of(

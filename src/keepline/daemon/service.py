@@ -1,8 +1,8 @@
 """The daemon put together: socket, relays, credentials, streams and numbers under one supervisor.
 
 Invariants: the socket is first, so a second daemon ends before it touches a token; relays listen before credentials
-speak, so the token of the last run is delivered at once; streams come after the tokens that they need; it stops in
-reverse.
+speak, so the token of the last run is delivered at once; streams come after the tokens that they need, the hub last,
+no bot waits for it; it stops in reverse.
 """
 
 import logging
@@ -27,6 +27,7 @@ from keepline.relay.address import daemon_socket_path
 from keepline.telemetry import event
 
 if TYPE_CHECKING:
+    from keepline.daemon.hubpart import BusPart, HubPart
     from keepline.daemon.streaming import StreamPart
 
 __all__ = ["Daemon"]
@@ -69,6 +70,8 @@ class Daemon:
         path = socket_path or daemon_socket_path()
         self.socket = LocalSocket(path, self.credentials, self.status, clock=clock)
         self.metrics = self._metrics()
+        self.hub = self._hub()
+        self.bus = self._bus()
         self.supervisor = Supervisor(self._parts(), clock=clock)
 
     async def start(self) -> None:
@@ -97,6 +100,8 @@ class Daemon:
     async def stop(self) -> None:
         """Stop every part; a refresh in flight is waited for until its answer is saved."""
         await self.supervisor.stop()
+        if self.hub is not None:
+            await self.hub.close()
         await self._http.close()
 
     def status(self) -> Mapping[str, Any]:
@@ -127,9 +132,9 @@ class Daemon:
         return "; ".join(told)
 
     def _parts(self) -> list[Part]:
-        metrics = [self.metrics] if self.metrics else []
+        others = [part for part in (self.hub, self.bus, self.metrics) if part is not None]
         kept = (*self.relays.values(), *self.credentials.values(), *self.streams.values())
-        return [self.socket, *kept, *metrics]
+        return [self.socket, *kept, *others]
 
     def _credential(self, name: str) -> CredentialPart:
         return CredentialPart(
@@ -164,6 +169,21 @@ class Daemon:
             return None
         host, port = parse_listen(self._settings.telemetry.metrics)
         return MetricsEndpoint(host, port, lambda: self.supervisor.readiness())
+
+    def _hub(self) -> "HubPart | None":
+        if not self._settings.hub.enabled:
+            return None
+        from keepline.daemon.hubpart import HubPart, bus_path, hub_settings, log_settings
+
+        config, log_as = hub_settings(self._settings), log_settings(self._settings)
+        return HubPart(config, path=bus_path(), log=log_as, clock=self._clock)
+
+    def _bus(self) -> "BusPart | None":
+        if self.hub is None:
+            return None
+        from keepline.daemon.hubpart import BusPart
+
+        return BusPart(self.hub.path, self.status, clock=self._clock)
 
     def __repr__(self) -> str:
         return f"<Daemon {self.supervisor!r}>"
