@@ -337,6 +337,8 @@ async def test_the_demo_plays_to_its_end_and_leaves_nothing(
         assert "goes down" in text
         assert "the outage is over" in text
         assert "the broker's stream of quotes is live" in text
+        assert "sign in there as demo with the password" in text
+        assert re.search(r"a screen at the hub saw \d+ on ", text)
     bots = [int(pid) for line in demo.said for pid in re.findall(r"\(pid (\d+)\)", line)]
     assert len(bots) == 2
     for pid in bots:

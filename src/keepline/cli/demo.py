@@ -19,7 +19,7 @@ def demo(
         bool, typer.Option("--auto", help="Play to the end, without a terminal; about 15 s.")
     ] = False,
 ) -> int:
-    """See it work, without an account: a sandbox broker, the daemon, two bots, an outage."""
+    """See it work, without an account: a sandbox broker, the daemon, two bots, a desk with its page, an outage."""
     from keepline.cli.exits import DONE, FAILED, INTERRUPTED
     from keepline.daemon.demo import Demo
 

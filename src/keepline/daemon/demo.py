@@ -1,4 +1,4 @@
-"""The demo: a sandbox broker, the daemon and two bots on loopback, with an outage in the middle.
+"""The demo: a sandbox broker, the daemon, two bots, a desk and its hub on loopback, with an outage in the middle.
 
 Invariants: nothing of the user's is read or written, everything lies in a directory that is gone afterwards; no line
 shows a token; the two bots are processes of their own and end with the demo, however it ends.
@@ -21,6 +21,7 @@ from typing import Any
 from keepline.clock import SYSTEM_CLOCK, Clock, within
 from keepline.config import Settings, load
 from keepline.daemon.ask import save_token
+from keepline.daemon.demodesk import USER, DemoHub
 from keepline.daemon.run import stop_signals
 from keepline.daemon.service import Daemon
 from keepline.errors import TransientError
@@ -77,17 +78,19 @@ class Result:
     Attributes:
         received: the generations that each bot received, in order.
         stats: the sandbox's counters at the end.
+        screen: what a screen at the hub received, by channel.
     """
 
     def __init__(self) -> None:
         self.received: dict[str, list[int]] = {bot: [] for bot in _BOTS}
         self.stats: Mapping[str, int] = {}
+        self.screen: Mapping[str, int] = {}
 
     @property
     def ok(self) -> bool:
-        """Whether both bots followed the renewals and no refresh token was spent twice."""
+        """Whether both bots followed the renewals, no refresh token was spent twice, and the screen saw the desk."""
         followed = all(len(set(seen)) >= ENOUGH for seen in self.received.values())
-        return followed and self.stats.get("reuses") == 0
+        return followed and self.stats.get("reuses") == 0 and len(self.screen) >= 3
 
 
 class Demo:
@@ -142,7 +145,12 @@ class Demo:
             )
             self._say("person", f"signed in once; token {token.fingerprint} lies encrypted on disk")
             try:
-                async with self._bot("alpha"), self._bot("beta"), self._daemon(settings):
+                async with (
+                    self._bot("alpha"),
+                    self._bot("beta"),
+                    self._daemon(settings) as daemon,
+                    self._hub(directory, daemon),
+                ):
                     await self._renewals(sandbox, auto=auto)
             finally:
                 self.result.stats = sandbox.stats()
@@ -174,6 +182,8 @@ class Demo:
                 f"{bot} received {len(set(got))}" for bot, got in self.result.received.items()
             ),
         )
+        seen = ", ".join(f"{count} on {channel}" for channel, count in self.result.screen.items())
+        self._say("story", f"a screen at the hub saw {seen}")
 
     # --- who plays ---
 
@@ -189,6 +199,18 @@ class Demo:
                 yield daemon
             finally:
                 await daemon.stop()
+
+    @asynccontextmanager
+    async def _hub(self, directory: Path, daemon: Daemon) -> AsyncIterator[None]:
+        async with DemoHub(directory / "hub", daemon.status, clock=self._clock).running() as hub:
+            self._say("hub", f"the desk's page is at {hub.url}/ as long as this runs")
+            self._say("hub", f"sign in there as {USER} with the password {hub.password}")
+            await within(self._clock, PATIENCE, hub.seen())
+            self._say("desk", "trades (all of it invented), and a first screen follows it live")
+            try:
+                yield
+            finally:
+                self.result.screen = dict(hub.received)
 
     @asynccontextmanager
     async def _bot(self, name: str) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from aiohttp.abc import AbstractStreamWriter
 
 from keepline.clock import Clock
@@ -19,6 +19,7 @@ from keepline.hub.closecodes import CloseCode, may_be_received
 from keepline.hub.cohorts import Client
 from keepline.hub.farewells import close_code
 from keepline.hub.frames import close_frame, ping_frame, pong_frame
+from keepline.hub.inbound import Reading
 from keepline.hub.measures import CLOSED
 from keepline.hub.offences import ErrorCode, Offence
 from keepline.hub.refusals import Refusal, RefusalCode
@@ -75,7 +76,7 @@ class Connection:
 
     def __init__(
         self,
-        socket: "web.WebSocketResponse[bool]",
+        socket: Reading,
         transport: asyncio.Transport,
         writer: AbstractStreamWriter,
         tenure: Tenure,
@@ -144,8 +145,8 @@ class Connection:
                 break
         if kind is WSMsgType.CLOSE:
             self._answer_close(message.data)
-        elif kind is WSMsgType.ERROR and self.ends_by is None:
-            CLOSED.inc(str(socket.close_code))
+        elif self.ends_by is None and socket.said > CloseCode.GOING_AWAY:
+            CLOSED.inc(str(socket.said))
 
     def broken(self) -> None:
         """A frame breaks the protocol: nothing that follows it is read."""

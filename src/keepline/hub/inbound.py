@@ -137,7 +137,13 @@ class InboundGuard(asyncio.Protocol):
 
 
 class Reading(_Socket):
-    """A WebSocket to read from that says which rule was broken also when a message cannot be inflated."""
+    """A WebSocket to read from that says which rule was broken, also when a message cannot be inflated.
+
+    Attributes:
+        said: the code with which it was closed for a broken rule, 0 before.
+    """
+
+    said = 0
 
     async def close(
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
@@ -145,4 +151,5 @@ class Reading(_Socket):
         """Close; text that cannot be had from its compressed form is no text (RFC 6455 §7.4.1)."""
         if isinstance(self.exception(), zlib.error):
             code = WSCloseCode.INVALID_TEXT
+        self.said = int(code)
         return await super().close(code=code, message=message, drain=drain)

@@ -176,6 +176,8 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert(dict(config or {}), cls, dec_hook=_path)
         except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, ConfigError):
+                raise error.__cause__ from None
             raise ConfigError(f"the hub's settings: {error}") from error
 
     def limits(self) -> Limits:

@@ -148,11 +148,11 @@ class SocketDoor:
 
     async def _accept(
         self, request: web.Request
-    ) -> tuple["web.WebSocketResponse[bool]", AbstractStreamWriter, InboundGuard]:
+    ) -> tuple[Reading, AbstractStreamWriter, InboundGuard]:
         guard = InboundGuard(request.protocol, getattr(request.protocol, "_message_tail", b""))
         if request.transport is not None:
             request.transport.set_protocol(guard)
-        ready: web.WebSocketResponse[bool] = Reading(
+        ready = Reading(
             autoping=False,
             autoclose=False,
             protocols=(SUBPROTOCOL,),
