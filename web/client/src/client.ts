@@ -4,7 +4,8 @@
  * Invariants: one socket and one timer at a time; a handler that throws harms nobody; no token in a log or an error.
  */
 import { NO_ANSWER } from "./closing.js";
-import { Link, type Effect, type LinkState, type StateChange, type Trouble } from "./link.js";
+import type { Effect, LinkState, StateChange, Trouble } from "./effects.js";
+import { Link } from "./link.js";
 import { Mailbox } from "./mailbox.js";
 import type { ControlMessage, DataMessage, OtherMessage, SnapshotMessage } from "./messages.js";
 import {
@@ -56,6 +57,7 @@ export class AnalyticsWebSocket {
   readonly #log: ((line: string) => void) | undefined;
   #socket: Socket | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #armed = Infinity;
   #painting = false;
   #working = false;
   #waiter: Waiter | undefined;
@@ -194,11 +196,14 @@ export class AnalyticsWebSocket {
   }
 
   #arm(): void {
+    const deadline = this.#link.deadline ?? Infinity;
+    if (deadline >= this.#armed && deadline !== Infinity) return; // it fires too early, and is set anew then
     clearTimeout(this.#timer);
-    const { deadline } = this.#link;
-    if (deadline === undefined) return;
+    this.#armed = deadline;
+    if (deadline === Infinity) return;
     const delay = Math.min(Math.max(0, Math.ceil(deadline - now())), LONGEST_TIMER);
     this.#timer = setTimeout(() => {
+      this.#armed = Infinity;
       this.#feed((at) => {
         if (this.#slept()) this.#link.woke(at);
         this.#link.tick(at);

@@ -12,7 +12,8 @@ export {
   type TokenReason,
   type TokenSource,
 } from "./options.js";
-export type { LinkSettings, LinkState, StateChange, Trouble } from "./link.js";
+export type { LinkState, StateChange, Trouble } from "./effects.js";
+export type { LinkSettings } from "./settings.js";
 export type { Stats } from "./stats.js";
 export type { Surroundings } from "./surroundings.js";
 export type * from "./messages.js";

@@ -5,7 +5,7 @@
  * order, by `take()`; `deadline` says when to call `tick`. Invariants: events of an attempt that was given up change
  * nothing; one token is asked for at a time; whatever a hub says, nothing throws.
  */
-import { wait, type Backoff } from "./backoff.js";
+import { wait } from "./backoff.js";
 import { BAD_FRAME, NO_ANSWER, TOKEN_EXPIRED, comesBack } from "./closing.js";
 import {
   isControl,
@@ -17,112 +17,28 @@ import {
   type GapMessage,
   type HubMessage,
   type OtherMessage,
-  type Policy,
-  type Position,
   type Request,
   type SnapshotMessage,
 } from "./messages.js";
+import type { Effect, LinkState, StateChange, Trouble } from "./effects.js";
+import { Heartbeat } from "./heartbeat.js";
+import { Renewal } from "./renewal.js";
+import { Roster } from "./roster.js";
+import { DEFAULTS, type LinkSettings } from "./settings.js";
 import { newStats, type Stats } from "./stats.js";
-import { Subscription } from "./subscription.js";
-
-/**
- * `closed`: nobody asked for a connection, or it was closed. `connecting`: the first try is under way. `live`.
- * `reconnecting`: it was lost and will be tried again. `paused`: given up while the page is hidden. `stopped`: the hub or
- * the token's source said not to come back; only `connect` begins again.
- */
-export type LinkState = "closed" | "connecting" | "live" | "reconnecting" | "paused" | "stopped";
-
-export interface StateChange {
-  readonly state: LinkState;
-  readonly previous: LinkState;
-  /** The close code behind it, where there is one. */
-  readonly code?: number;
-  readonly reason?: string;
-  /** Milliseconds until the next try, while `reconnecting`. */
-  readonly retryIn?: number;
-}
-
-/** Something that went wrong without ending the connection. */
-export interface Trouble {
-  /** `hub`: an `error` message; `frame`: what came is no message; `token`: the callback failed. */
-  readonly kind: "hub" | "frame" | "token" | "handler";
-  /** The hub's code, where there is one. */
-  readonly code?: string;
-  readonly message: string;
-  readonly channel?: string;
-  readonly cause?: unknown;
-}
-
-export type Effect =
-  | { readonly do: "token"; readonly attempt: number; readonly why: "connect" | "refresh" }
-  | { readonly do: "open"; readonly attempt: number; readonly token: string }
-  | { readonly do: "send"; readonly request: Request }
-  | { readonly do: "shut"; readonly code: number; readonly reason: string }
-  | { readonly do: "state"; readonly change: StateChange }
-  | { readonly do: "control"; readonly message: ControlMessage }
-  | {
-      readonly do: "data";
-      readonly message: DataMessage | SnapshotMessage | OtherMessage;
-      readonly policy: Policy | undefined;
-      readonly items: readonly OtherMessage[];
-    }
-  | { readonly do: "trouble"; readonly trouble: Trouble };
-
-export interface LinkSettings {
-  readonly autoReconnect: boolean;
-  readonly backoff: Backoff;
-  /** A connection that lived so long (ms) makes earlier failures count no more. */
-  readonly settledAfter: number;
-  /** From opening to the hub's welcome, ms. */
-  readonly connectTimeout: number;
-  /** Silence after which a ping is sent, ms. */
-  readonly heartbeat: number;
-  /** From a ping to the end of patience, ms. */
-  readonly pongTimeout: number;
-  /** From a request to asking again, ms. */
-  readonly answerTimeout: number;
-  /** From hiding the page to giving up what need not be seen, ms. */
-  readonly hiddenAfter: number;
-  /** Characters of a frame; a longer one ends the connection unread. */
-  readonly longestFrame: number;
-  /** Ids that are remembered of each channel. */
-  readonly rememberedIds: number;
-  /** The token is a text and not a callback: when it has expired there is no other. */
-  readonly fixedToken: boolean;
-  /** Frames per second to ask for; null for the hub's own pace. */
-  readonly rate: number | null;
-  /** Do not dial while the machine says that it is offline. */
-  readonly waitsForNetwork: boolean;
-}
-
-export const DEFAULTS: LinkSettings = {
-  autoReconnect: true,
-  backoff: { least: 500, most: 20_000 },
-  settledAfter: 10_000,
-  connectTimeout: 15_000,
-  heartbeat: 20_000,
-  pongTimeout: 10_000,
-  answerTimeout: 10_000,
-  hiddenAfter: 5_000,
-  longestFrame: 16 * 1024 * 1024,
-  rememberedIds: 4096,
-  fixedToken: false,
-  rate: null,
-  waitsForNetwork: true,
-};
+import type { Subscription } from "./subscription.js";
 
 type Phase = "idle" | "asking" | "opening" | "live" | "waiting" | "resting";
 
 const TOKEN = /^[A-Za-z0-9_.~+-]+$/;
-const CHANNELS_PER_REQUEST = 64;
-const TRY_AGAIN: ReadonlySet<string> = new Set(["unavailable", "rate_limited", "bad_resume"]);
-const REFRESH_TRIES = 6;
 
 export class Link {
   readonly stats: Stats = newStats();
   readonly #settings: LinkSettings;
   readonly #chance: () => number;
-  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #roster: Roster;
+  readonly #heartbeat: Heartbeat;
+  readonly #renewal: Renewal;
   #effects: Effect[] = [];
   #state: LinkState = "closed";
   #phase: Phase = "idle";
@@ -133,21 +49,18 @@ export class Link {
   #retryAt = 0;
   #openBy = 0;
   #liveSince = 0;
-  #heardAt = 0;
-  #pinged: { readonly id: string; readonly at: number; readonly by: number } | undefined;
-  #answered: { readonly id: string; readonly at: number } | undefined;
-  #spared = false;
   #hidden = false;
   #hideAt: number | undefined;
-  #resting = false;
   #offline = false;
   #token = "";
-  #refresh: { id: string | undefined; tries: number; at: number | undefined } | undefined;
   #rate: number | null;
 
   constructor(settings: Partial<LinkSettings> = {}, chance: () => number = Math.random) {
     this.#settings = { ...DEFAULTS, ...settings };
     this.#chance = chance;
+    this.#roster = new Roster(this.#settings, chance);
+    this.#heartbeat = new Heartbeat(this.#settings);
+    this.#renewal = new Renewal(this.#settings.backoff, chance);
     this.#rate = this.#settings.rate;
   }
 
@@ -162,11 +75,11 @@ export class Link {
 
   /** When anything was last heard of the hub, by the clock of `now`; 0 before the first. */
   get heardAt(): number {
-    return this.#heardAt;
+    return this.#heartbeat.heardAt;
   }
 
   get subscriptions(): ReadonlyMap<string, Subscription> {
-    return this.#subscriptions;
+    return this.#roster.subscriptions;
   }
 
   /** What is to be done, in this order; the list is empty afterwards. */
@@ -189,11 +102,7 @@ export class Link {
       case "opening":
         return [this.#openBy];
       case "live":
-        return [
-          this.#pinged?.by ?? this.#heardAt + this.#settings.heartbeat,
-          this.#refresh?.at,
-          ...this.#standing("asked").map((subscription) => subscription.askBy),
-        ];
+        return [this.#heartbeat.deadline, this.#renewal.deadline, this.#roster.deadline];
       default:
         return [];
     }
@@ -205,7 +114,7 @@ export class Link {
     if (this.#phase !== "idle") return;
     this.#failures = 0;
     this.#first = true;
-    if (this.#resting) this.#rest("the page is hidden");
+    if (this.#roster.resting && this.#roster.quiet) this.#rest("the page is hidden");
     else this.#dial();
   }
 
@@ -216,22 +125,12 @@ export class Link {
   }
 
   subscribe(names: Iterable<string>, now: number): void {
-    for (const name of new Set(names)) {
-      const known = this.#subscriptions.get(name);
-      if (known === undefined) this.#subscriptions.set(name, this.#newSubscription(name));
-      else if (known.standing === "refused") known.standing = "wanted";
-    }
+    this.#roster.add(names);
     this.#ask(now);
   }
 
   unsubscribe(names: Iterable<string>): void {
-    const given: string[] = [];
-    for (const name of new Set(names)) {
-      const known = this.#subscriptions.get(name);
-      this.#subscriptions.delete(name);
-      if (known?.standing === "on" || known?.standing === "asked") given.push(name);
-    }
-    this.#giveUp(given);
+    this.#giveUp(this.#roster.remove(names));
   }
 
   /** Ask for this many frames per second, null for the hub's own pace; kept over reconnects. */
@@ -252,10 +151,7 @@ export class Link {
     if (!this.#hidden) return;
     this.#hidden = false;
     this.#hideAt = undefined;
-    if (this.#resting) {
-      this.#resting = false;
-      for (const subscription of this.#standing("resting")) subscription.standing = "wanted";
-    }
+    this.#roster.wake();
     if (this.#phase === "resting") this.#dial();
     else if (this.#phase === "waiting") this.#dial();
     else if (this.#phase === "live") this.#ping(now);
@@ -288,7 +184,7 @@ export class Link {
       this.#phase = "opening";
       this.#openBy = now + this.#settings.connectTimeout;
       this.#do({ do: "open", attempt, token });
-    } else if (this.#phase === "live" && this.#refresh !== undefined) {
+    } else if (this.#phase === "live" && this.#renewal.running) {
       this.#renew(token, now);
     }
   }
@@ -302,10 +198,10 @@ export class Link {
         this.#trouble({ kind: "token", message: reason, cause });
         this.#retry({ reason }, now);
       }
-    } else if (this.#phase === "live" && this.#refresh !== undefined) {
+    } else if (this.#phase === "live" && this.#renewal.running) {
       this.#trouble({ kind: "token", message: reason, cause });
-      if (stop) this.#refresh = undefined;
-      else this.#refreshLater(now);
+      if (stop) this.#renewal.end();
+      else this.#renewal.later(now);
     }
   }
 
@@ -321,7 +217,7 @@ export class Link {
 
   received(attempt: number, text: unknown, now: number): void {
     if (attempt !== this.#attempt || (this.#phase !== "opening" && this.#phase !== "live")) return;
-    this.#heard(now);
+    this.#heartbeat.heard(now);
     if (typeof text !== "string" || text.length > this.#settings.longestFrame) {
       this.#trouble({ kind: "frame", message: "the hub sent what is no text or too long" });
       this.#shut(BAD_FRAME, "frame not understood");
@@ -395,7 +291,7 @@ export class Link {
     this.stats.retries += 1;
     this.#retryAt = now + retryIn;
     this.#become("reconnecting", { ...why, retryIn });
-    if (this.#resting && this.#nothingToHear()) this.#rest(why.reason);
+    if (this.#roster.resting && this.#roster.quiet) this.#rest(why.reason);
   }
 
   #stop(why: { code?: number; reason: string }): void {
@@ -412,10 +308,9 @@ export class Link {
   #leave(phase: Phase): void {
     this.#attempt += 1; // whatever still comes of the old one is nobody's
     this.#phase = phase;
-    this.#pinged = undefined;
-    this.#spared = false;
-    this.#refresh = undefined;
-    for (const subscription of this.#subscriptions.values()) subscription.dropped();
+    this.#heartbeat.reset();
+    this.#renewal.end();
+    this.#roster.dropped();
   }
 
   #become(state: LinkState, why: Omit<StateChange, "state" | "previous"> = {}): void {
@@ -439,73 +334,35 @@ export class Link {
   // looking after a live connection
 
   #lookAfter(now: number): void {
-    const pinged = this.#pinged;
-    if (pinged === undefined) {
-      if (now >= this.#heardAt + this.#settings.heartbeat) this.#ping(now);
-    } else if (now >= pinged.by) {
-      // a timer that comes very late was asleep, and so was the answer: ask once more before giving up
-      const asleep = now - pinged.by >= this.#settings.pongTimeout && !this.#spared;
-      if (!asleep) {
-        this.#shut(NO_ANSWER, "no answer to a ping");
-        this.#lost(NO_ANSWER, "no answer to a ping", now);
-        return;
-      }
-      this.#pinged = undefined;
-      this.#ping(now);
-      this.#spared = true;
+    const verdict = this.#heartbeat.look(now);
+    if (verdict === "dead") {
+      this.#shut(NO_ANSWER, "no answer to a ping");
+      this.#lost(NO_ANSWER, "no answer to a ping", now);
+      return;
     }
-    const refresh = this.#refresh;
-    if (refresh?.at !== undefined && now >= refresh.at) {
-      refresh.at = undefined;
-      this.#do({ do: "token", attempt: this.#attempt, why: "refresh" });
-    }
-    const late = this.#standing("asked").filter((subscription) => now >= subscription.askBy);
-    for (const subscription of late) subscription.standing = "wanted";
-    if (late.length > 0) this.#ask(now);
+    if (verdict === "ask") this.#ping(now);
+    if (this.#renewal.due(now)) this.#wantNewerToken();
+    this.#roster.overdue(now);
+    this.#ask(now);
   }
 
   #ping(now: number): void {
-    if (this.#pinged !== undefined) return;
     const id = this.#newId("p");
-    this.#pinged = { id, at: now, by: now + this.#settings.pongTimeout };
-    this.#send({ action: "ping", id });
+    if (this.#heartbeat.ask(id, now)) this.#send({ action: "ping", id });
   }
 
-  #heard(now: number): void {
-    this.#heardAt = now;
-    this.#spared = false;
-    if (this.#pinged !== undefined) this.#answered = this.#pinged;
-    this.#pinged = undefined;
-  }
-
-  // the token in a live connection
-
-  #expiring(): void {
-    if (this.#settings.fixedToken || this.#refresh !== undefined) return;
-    this.#refresh = { id: undefined, tries: 0, at: undefined };
+  #wantNewerToken(): void {
     this.#do({ do: "token", attempt: this.#attempt, why: "refresh" });
   }
 
   #renew(token: string, now: number): void {
-    const refresh = this.#refresh;
-    if (refresh === undefined || refresh.id !== undefined) return;
+    const id = this.#newId("t");
     if (token === this.#token) {
-      this.#refreshLater(now); // the source has no newer one yet
-      return;
+      this.#renewal.later(now); // the source has no newer one yet
+    } else if (this.#renewal.send(id)) {
+      this.#token = token;
+      this.#send({ action: "refresh", token, id });
     }
-    this.#token = token;
-    refresh.id = this.#newId("t");
-    refresh.at = undefined;
-    this.#send({ action: "refresh", token, id: refresh.id });
-  }
-
-  #refreshLater(now: number): void {
-    const refresh = this.#refresh;
-    if (refresh === undefined) return;
-    refresh.id = undefined;
-    refresh.tries += 1;
-    if (refresh.tries >= REFRESH_TRIES) this.#refresh = undefined;
-    else refresh.at = now + wait(this.#settings.backoff, refresh.tries, this.#chance());
   }
 
   // messages
@@ -517,7 +374,7 @@ export class Link {
   }
 
   #data(message: DataMessage | SnapshotMessage | OtherMessage, now: number): void {
-    const subscription = this.#subscriptions.get(message.channel);
+    const subscription = this.subscriptions.get(message.channel);
     if (subscription === undefined || subscription.standing !== "on") {
       this.stats.late += 1;
       return;
@@ -551,20 +408,20 @@ export class Link {
         this.#welcomed(now);
         return;
       case "subscribed": {
-        const subscription = this.#subscriptions.get(message.channel);
+        const subscription = this.subscriptions.get(message.channel);
         if (subscription === undefined || !subscription.expects(message.data)) return;
         subscription.began(message.data);
         break;
       }
       case "unsubscribed": {
         if (message.data.id !== undefined) return; // the answer to what we asked
-        const subscription = this.#subscriptions.get(message.channel);
+        const subscription = this.subscriptions.get(message.channel);
         if (subscription?.standing === "on") subscription.standing = "refused";
         break;
       }
       case "gap":
-        if (this.#subscriptions.get(message.channel)?.standing !== "on") return;
-        this.#subscriptions.get(message.channel)?.announced(message.data);
+        if (this.subscriptions.get(message.channel)?.standing !== "on") return;
+        this.subscriptions.get(message.channel)?.announced(message.data);
         this.#gap(message);
         return;
       case "error":
@@ -572,16 +429,13 @@ export class Link {
         return;
       case "expiring":
         this.#do({ do: "control", message });
-        this.#expiring();
+        if (!this.#settings.fixedToken && this.#renewal.begin()) this.#wantNewerToken();
         return;
       case "refreshed":
-        this.#refresh = undefined;
+        this.#renewal.end();
         break;
       case "pong":
-        if (message.data.id !== undefined && this.#answered?.id === message.data.id) {
-          this.stats.roundTrip = now - this.#answered.at;
-          this.#answered = undefined;
-        }
+        this.stats.roundTrip = this.#heartbeat.roundTrip(message.data.id, now) ?? this.stats.roundTrip;
         break;
     }
     this.#do({ do: "control", message });
@@ -599,57 +453,15 @@ export class Link {
       ...(channel === undefined ? {} : { channel }),
     });
     if (id === undefined) return;
-    if (this.#refresh?.id === id) this.#refreshLater(now);
-    const meant = this.#standing("asked").filter(
-      (each) => each.asked === id && (channel === undefined || channel === each.name),
-    );
-    for (const subscription of meant) {
-      subscription.asked = undefined;
-      if (code === "bad_resume") subscription.forget();
-      if (TRY_AGAIN.has(code)) {
-        subscription.askBy = now + wait(this.#settings.backoff, 2, this.#chance());
-      } else {
-        subscription.standing = "refused";
-      }
-    }
+    this.#renewal.refused(id, now);
+    this.#roster.refused(message, now);
   }
 
   // channels
 
-  #newSubscription(name: string): Subscription {
-    const subscription = new Subscription(name, this.#settings.rememberedIds);
-    if (this.#resting) subscription.standing = "resting";
-    return subscription;
-  }
-
-  #standing(standing: Subscription["standing"]): Subscription[] {
-    return [...this.#subscriptions.values()].filter((each) => each.standing === standing);
-  }
-
   #ask(now: number): void {
     if (this.#phase !== "live") return;
-    const wanted = this.#standing("wanted");
-    for (let start = 0; start < wanted.length; start += CHANNELS_PER_REQUEST) {
-      this.#askFor(wanted.slice(start, start + CHANNELS_PER_REQUEST), now);
-    }
-  }
-
-  #askFor(wanted: readonly Subscription[], now: number): void {
-    const id = this.#newId("s");
-    const resume: [string, Position][] = [];
-    for (const subscription of wanted) {
-      subscription.standing = "asked";
-      subscription.asked = id;
-      subscription.askBy = now + this.#settings.answerTimeout;
-      const { name, resumable } = subscription;
-      if (resumable !== undefined) resume.push([name, resumable]);
-    }
-    this.#send({
-      action: "subscribe",
-      channels: wanted.map((subscription) => subscription.name),
-      ...(resume.length > 0 ? { resume: Object.fromEntries(resume) } : {}),
-      id,
-    });
+    for (const request of this.#roster.requests(() => this.#newId("s"), now)) this.#send(request);
   }
 
   #giveUp(names: readonly string[]): void {
@@ -660,31 +472,15 @@ export class Link {
 
   /** Nobody looks: keep only what must not be missed. */
   #hide(): void {
-    this.#resting = true;
-    const given: string[] = [];
-    for (const subscription of this.#subscriptions.values()) {
-      if (subscription.policy === "never" || subscription.standing === "refused") continue;
-      if (subscription.standing === "on" || subscription.standing === "asked") {
-        given.push(subscription.name);
-      }
-      subscription.standing = "resting";
-      subscription.asked = undefined;
-      subscription.beginAnew();
-    }
+    const given = this.#roster.rest();
     if (this.#phase === "idle") return;
-    if (!this.#nothingToHear()) this.#giveUp(given);
+    if (!this.#roster.quiet) this.#giveUp(given);
     else {
       if (this.#phase === "opening" || this.#phase === "live") {
         this.#shut(1000, "the page is hidden");
       }
       this.#rest("the page is hidden");
     }
-  }
-
-  #nothingToHear(): boolean {
-    return [...this.#subscriptions.values()].every(
-      (each) => each.standing === "resting" || each.standing === "refused",
-    );
   }
 
   // effects

@@ -1,5 +1,5 @@
 /** What a client is made with: its options, its handlers, and how both are read. */
-import { DEFAULTS, type LinkSettings, type StateChange, type Trouble } from "./link.js";
+import type { StateChange, Trouble } from "./effects.js";
 import type {
   Alert,
   AlertMessage,
@@ -17,6 +17,7 @@ import type {
   SubscribedMessage,
   UnsubscribedMessage,
 } from "./messages.js";
+import { DEFAULTS, type LinkSettings } from "./settings.js";
 import type { Surroundings } from "./surroundings.js";
 
 /** What this package needs of a WebSocket: a browser's, Node's own from version 22 on, or npm `ws`. */

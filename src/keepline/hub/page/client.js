@@ -93,24 +93,120 @@ function isOffset(value) {
 function isRecord(value) {
 	return typeof value === "object" && value !== null && !Array.isArray(value);
 }
-// src/stats.ts
-function newStats() {
-	return {
-		connections: 0,
-		retries: 0,
-		frames: 0,
-		messages: 0,
-		conflated: 0,
-		gaps: 0,
-		missed: 0,
-		duplicates: 0,
-		late: 0,
-		dropped: 0,
-		malformed: 0,
-		errors: 0,
-		roundTrip: void 0
-	};
-}
+// src/heartbeat.ts
+var Heartbeat = class {
+	/** When anything was last heard; 0 before the first. */
+	heardAt = 0;
+	#settings;
+	#asked;
+	#answered;
+	#spared = false;
+	constructor(settings) {
+		this.#settings = settings;
+	}
+	get deadline() {
+		return this.#asked?.by ?? this.heardAt + this.#settings.heartbeat;
+	}
+	/** The connection is gone. */
+	reset() {
+		this.#asked = void 0;
+		this.#answered = void 0;
+		this.#spared = false;
+	}
+	heard(now) {
+		this.heardAt = now;
+		this.#spared = false;
+		this.#answered = this.#asked ?? this.#answered;
+		this.#asked = void 0;
+	}
+	/** A ping is to be sent under this id; false when one is under way. */
+	ask(id, now) {
+		if (this.#asked !== void 0) return false;
+		this.#asked = {
+			id,
+			at: now,
+			by: now + this.#settings.pongTimeout
+		};
+		return true;
+	}
+	/** What a look at the clock says. */
+	look(now) {
+		const asked = this.#asked;
+		if (asked === void 0) return now >= this.deadline ? "ask" : "fine";
+		if (now < asked.by) return "fine";
+		if (this.#spared || now - asked.by < this.#settings.pongTimeout) return "dead";
+		this.#asked = void 0;
+		this.#spared = true;
+		return "ask";
+	}
+	/** A pong has come: the way there and back in ms, if it answers the newest ping. */
+	roundTrip(id, now) {
+		const answered = this.#answered;
+		if (answered === void 0 || answered.id !== id) return void 0;
+		this.#answered = void 0;
+		return now - answered.at;
+	}
+};
+// src/renewal.ts
+/** A newer token for a live connection: one question at a time, a bounded number of times. */
+const MOST_TRIES = 6;
+var Renewal = class {
+	#backoff;
+	#chance;
+	#running = false;
+	#tries = 0;
+	#sent;
+	#at;
+	constructor(backoff, chance) {
+		this.#backoff = backoff;
+		this.#chance = chance;
+	}
+	/** Whether a newer token is wanted. */
+	get running() {
+		return this.#running;
+	}
+	/** When to ask its source again; undefined while nothing is due. */
+	get deadline() {
+		return this.#at;
+	}
+	/** A newer token is wanted; false when that was known. */
+	begin() {
+		if (this.#running) return false;
+		this.#running = true;
+		this.#tries = 0;
+		return true;
+	}
+	/** It has come, cannot come, or the connection is gone. */
+	end() {
+		this.#running = false;
+		this.#sent = void 0;
+		this.#at = void 0;
+	}
+	/** Whether the source is to be asked again now. */
+	due(now) {
+		if (this.#at === void 0 || now < this.#at) return false;
+		this.#at = void 0;
+		return true;
+	}
+	/** The source has given a newer token: it may be sent, under this id, unless one is under way. */
+	send(id) {
+		if (!this.#running || this.#sent !== void 0) return false;
+		this.#sent = id;
+		this.#at = void 0;
+		return true;
+	}
+	/** The source had none, or the old one: ask again later. */
+	later(now) {
+		this.#sent = void 0;
+		this.#tries += 1;
+		if (this.#tries >= MOST_TRIES) this.end();
+		else this.#at = now + wait(this.#backoff, this.#tries, this.#chance());
+	}
+	/** The hub refuses what was sent under this id. */
+	refused(id, now) {
+		if (this.#sent === id) this.later(now);
+	}
+};
 // src/recent.ts
 /** The ids that were seen last, a bounded number of them. */
 var RecentIds = class {
@@ -255,14 +351,126 @@ var Subscription = class {
 function isSnapshot$1(message) {
 	return message.type === "snapshot";
 }
-// src/link.ts
+// src/roster.ts
 /**
-* When to connect, what to say, what to pass on: the client without sockets, clock or timers.
+* The channels that are wanted: which to ask for, which to give up.
 *
-* Every input takes `now` in milliseconds of a clock that only goes forward, and leaves effects to be carried out, in
-* order, by `take()`; `deadline` says when to call `tick`. Invariants: events of an attempt that was given up change
-* nothing; one token is asked for at a time; whatever a hub says, nothing throws.
+* Invariants: a channel is asked for once until it is answered or overdue; nothing that may be dropped is asked for while
+* nobody looks.
 */
+const CHANNELS_PER_REQUEST = 64;
+const TRY_AGAIN = /* @__PURE__ */ new Set([
+	"unavailable",
+	"rate_limited",
+	"bad_resume"
+]);
+var Roster = class {
+	subscriptions = /* @__PURE__ */ new Map();
+	/** Nobody looks. */
+	resting = false;
+	#settings;
+	#chance;
+	constructor(settings, chance) {
+		this.#settings = settings;
+		this.#chance = chance;
+	}
+	/** When to ask again for what was not answered; undefined while nothing is due. */
+	get deadline() {
+		let first;
+		for (const { standing, askBy } of this.subscriptions.values()) if (standing === "asked" && (first === void 0 || askBy < first)) first = askBy;
+		return first;
+	}
+	/** Whether there is no channel to connect for. */
+	get quiet() {
+		return [...this.subscriptions.values()].every((each) => each.standing === "resting" || each.standing === "refused");
+	}
+	add(names) {
+		for (const name of new Set(names)) {
+			const known = this.subscriptions.get(name);
+			if (known?.standing === "refused") known.standing = "wanted";
+			if (known !== void 0) continue;
+			const subscription = new Subscription(name, this.#settings.rememberedIds);
+			if (this.resting) subscription.standing = "resting";
+			this.subscriptions.set(name, subscription);
+		}
+	}
+	/** Want these no more; those that the hub knows of. */
+	remove(names) {
+		const given = [];
+		for (const name of new Set(names)) {
+			if (knownToHub(this.subscriptions.get(name))) given.push(name);
+			this.subscriptions.delete(name);
+		}
+		return given;
+	}
+	/** The connection is gone. */
+	dropped() {
+		for (const subscription of this.subscriptions.values()) subscription.dropped();
+	}
+	/** The requests for what is wanted, with an id of its own each. */
+	requests(newId, now) {
+		const wanted = this.#standing("wanted");
+		const found = [];
+		for (let start = 0; start < wanted.length; start += CHANNELS_PER_REQUEST) found.push(this.#request(wanted.slice(start, start + CHANNELS_PER_REQUEST), newId(), now));
+		return found;
+	}
+	/** What was asked for and not answered is wanted anew. */
+	overdue(now) {
+		for (const subscription of this.#standing("asked")) if (now >= subscription.askBy) subscription.standing = "wanted";
+	}
+	/** The hub has answered a request with an error. */
+	refused({ data, channel }, now) {
+		for (const subscription of this.#standing("asked")) {
+			if (subscription.asked !== data.id) continue;
+			if (channel !== void 0 && channel !== subscription.name) continue;
+			subscription.asked = void 0;
+			if (data.code === "bad_resume") subscription.forget();
+			if (TRY_AGAIN.has(data.code)) subscription.askBy = now + wait(this.#settings.backoff, 2, this.#chance());
+			else subscription.standing = "refused";
+		}
+	}
+	/** Nobody looks: keep only what must not be missed; those given up that the hub knows of. */
+	rest() {
+		this.resting = true;
+		const given = [];
+		for (const subscription of this.subscriptions.values()) {
+			if (subscription.policy === "never" || subscription.standing === "refused") continue;
+			if (knownToHub(subscription)) given.push(subscription.name);
+			subscription.standing = "resting";
+			subscription.asked = void 0;
+			subscription.beginAnew();
+		}
+		return given;
+	}
+	/** Somebody looks. */
+	wake() {
+		this.resting = false;
+		for (const subscription of this.#standing("resting")) subscription.standing = "wanted";
+	}
+	#request(wanted, id, now) {
+		const resume = [];
+		for (const subscription of wanted) {
+			subscription.standing = "asked";
+			subscription.asked = id;
+			subscription.askBy = now + this.#settings.answerTimeout;
+			const { name, resumable } = subscription;
+			if (resumable !== void 0) resume.push([name, resumable]);
+		}
+		return {
+			action: "subscribe",
+			channels: wanted.map((subscription) => subscription.name),
+			...resume.length > 0 ? { resume: Object.fromEntries(resume) } : {},
+			id
+		};
+	}
+	#standing(standing) {
+		return [...this.subscriptions.values()].filter((each) => each.standing === standing);
+	}
+};
+function knownToHub(subscription) {
+	return subscription?.standing === "on" || subscription?.standing === "asked";
+}
+// src/settings.ts
 const DEFAULTS = {
 	autoReconnect: true,
 	backoff: {
@@ -281,19 +489,40 @@ const DEFAULTS = {
 	rate: null,
 	waitsForNetwork: true
 };
+// src/stats.ts
+function newStats() {
+	return {
+		connections: 0,
+		retries: 0,
+		frames: 0,
+		messages: 0,
+		conflated: 0,
+		gaps: 0,
+		missed: 0,
+		duplicates: 0,
+		late: 0,
+		dropped: 0,
+		malformed: 0,
+		errors: 0,
+		roundTrip: void 0
+	};
+}
+// src/link.ts
+/**
+* When to connect, what to say, what to pass on: the client without sockets, clock or timers.
+*
+* Every input takes `now` in milliseconds of a clock that only goes forward, and leaves effects to be carried out, in
+* order, by `take()`; `deadline` says when to call `tick`. Invariants: events of an attempt that was given up change
+* nothing; one token is asked for at a time; whatever a hub says, nothing throws.
+*/
 const TOKEN = /^[A-Za-z0-9_.~+-]+$/;
-const CHANNELS_PER_REQUEST = 64;
-const TRY_AGAIN = /* @__PURE__ */ new Set([
-	"unavailable",
-	"rate_limited",
-	"bad_resume"
-]);
-const REFRESH_TRIES = 6;
 var Link = class {
 	stats = newStats();
 	#settings;
 	#chance;
-	#subscriptions = /* @__PURE__ */ new Map();
+	#roster;
+	#heartbeat;
+	#renewal;
 	#effects = [];
 	#state = "closed";
 	#phase = "idle";
@@ -304,16 +533,10 @@ var Link = class {
 	#retryAt = 0;
 	#openBy = 0;
 	#liveSince = 0;
-	#heardAt = 0;
-	#pinged;
-	#answered;
-	#spared = false;
 	#hidden = false;
 	#hideAt;
-	#resting = false;
 	#offline = false;
 	#token = "";
-	#refresh;
 	#rate;
 	constructor(settings = {}, chance = Math.random) {
 		this.#settings = {
@@ -321,6 +544,9 @@ var Link = class {
 			...settings
 		};
 		this.#chance = chance;
+		this.#roster = new Roster(this.#settings, chance);
+		this.#heartbeat = new Heartbeat(this.#settings);
+		this.#renewal = new Renewal(this.#settings.backoff, chance);
 		this.#rate = this.#settings.rate;
 	}
 	get state() {
@@ -332,10 +558,10 @@ var Link = class {
 	}
 	/** When anything was last heard of the hub, by the clock of `now`; 0 before the first. */
 	get heardAt() {
-		return this.#heardAt;
+		return this.#heartbeat.heardAt;
 	}
 	get subscriptions() {
-		return this.#subscriptions;
+		return this.#roster.subscriptions;
 	}
 	/** What is to be done, in this order; the list is empty afterwards. */
 	take() {
@@ -353,9 +579,9 @@ var Link = class {
 			case "waiting": return [this.#held() ? void 0 : this.#retryAt];
 			case "opening": return [this.#openBy];
 			case "live": return [
-				this.#pinged?.by ?? this.#heardAt + this.#settings.heartbeat,
-				this.#refresh?.at,
-				...this.#standing("asked").map((subscription) => subscription.askBy)
+				this.#heartbeat.deadline,
+				this.#renewal.deadline,
+				this.#roster.deadline
 			];
 			default: return [];
 		}
@@ -364,7 +590,7 @@ var Link = class {
 		if (this.#phase !== "idle") return;
 		this.#failures = 0;
 		this.#first = true;
-		if (this.#resting) this.#rest("the page is hidden");
+		if (this.#roster.resting && this.#roster.quiet) this.#rest("the page is hidden");
 		else this.#dial();
 	}
 	close(code = 1e3, reason = "") {
@@ -376,21 +602,11 @@ var Link = class {
 		});
 	}
 	subscribe(names, now) {
-		for (const name of new Set(names)) {
-			const known = this.#subscriptions.get(name);
-			if (known === void 0) this.#subscriptions.set(name, this.#newSubscription(name));
-			else if (known.standing === "refused") known.standing = "wanted";
-		}
+		this.#roster.add(names);
 		this.#ask(now);
 	}
 	unsubscribe(names) {
-		const given = [];
-		for (const name of new Set(names)) {
-			const known = this.#subscriptions.get(name);
-			this.#subscriptions.delete(name);
-			if (known?.standing === "on" || known?.standing === "asked") given.push(name);
-		}
-		this.#giveUp(given);
+		this.#giveUp(this.#roster.remove(names));
 	}
 	/** Ask for this many frames per second, null for the hub's own pace; kept over reconnects. */
 	setRate(rate) {
@@ -410,10 +626,7 @@ var Link = class {
 		if (!this.#hidden) return;
 		this.#hidden = false;
 		this.#hideAt = void 0;
-		if (this.#resting) {
-			this.#resting = false;
-			for (const subscription of this.#standing("resting")) subscription.standing = "wanted";
-		}
+		this.#roster.wake();
 		if (this.#phase === "resting") this.#dial();
 		else if (this.#phase === "waiting") this.#dial();
 		else if (this.#phase === "live") this.#ping(now);
@@ -443,7 +656,7 @@ var Link = class {
 				attempt,
 				token
 			});
-		} else if (this.#phase === "live" && this.#refresh !== void 0) this.#renew(token, now);
+		} else if (this.#phase === "live" && this.#renewal.running) this.#renew(token, now);
 	}
 	/** The token's source has none: `stop` when there is no use in asking again. */
 	tokenFailed(attempt, reason, stop, now, cause) {
@@ -458,14 +671,14 @@ var Link = class {
 				});
 				this.#retry({ reason }, now);
 			}
-		} else if (this.#phase === "live" && this.#refresh !== void 0) {
+		} else if (this.#phase === "live" && this.#renewal.running) {
 			this.#trouble({
 				kind: "token",
 				message: reason,
 				cause
 			});
-			if (stop) this.#refresh = void 0;
-			else this.#refreshLater(now);
+			if (stop) this.#renewal.end();
+			else this.#renewal.later(now);
 		}
 	}
 	/** The socket cannot even be made. */
@@ -478,7 +691,7 @@ var Link = class {
 	}
 	received(attempt, text, now) {
 		if (attempt !== this.#attempt || this.#phase !== "opening" && this.#phase !== "live") return;
-		this.#heard(now);
+		this.#heartbeat.heard(now);
 		if (typeof text !== "string" || text.length > this.#settings.longestFrame) {
 			this.#trouble({
 				kind: "frame",
@@ -561,7 +774,7 @@ var Link = class {
 			...why,
 			retryIn
 		});
-		if (this.#resting && this.#nothingToHear()) this.#rest(why.reason);
+		if (this.#roster.resting && this.#roster.quiet) this.#rest(why.reason);
 	}
 	#stop(why) {
 		this.#leave("idle");
@@ -575,10 +788,9 @@ var Link = class {
 	#leave(phase) {
 		this.#attempt += 1;
 		this.#phase = phase;
-		this.#pinged = void 0;
-		this.#spared = false;
-		this.#refresh = void 0;
-		for (const subscription of this.#subscriptions.values()) subscription.dropped();
+		this.#heartbeat.reset();
+		this.#renewal.end();
+		this.#roster.dropped();
 	}
 	#become(state, why = {}) {
 		const previous = this.#state;
@@ -603,58 +815,25 @@ var Link = class {
 		return this.#offline && this.#settings.waitsForNetwork;
 	}
 	#lookAfter(now) {
-		const pinged = this.#pinged;
-		if (pinged === void 0) {
-			if (now >= this.#heardAt + this.#settings.heartbeat) this.#ping(now);
-		} else if (now >= pinged.by) {
-			if (!(now - pinged.by >= this.#settings.pongTimeout && !this.#spared)) {
-				this.#shut(NO_ANSWER, "no answer to a ping");
-				this.#lost(NO_ANSWER, "no answer to a ping", now);
-				return;
-			}
-			this.#pinged = void 0;
-			this.#ping(now);
-			this.#spared = true;
+		const verdict = this.#heartbeat.look(now);
+		if (verdict === "dead") {
+			this.#shut(NO_ANSWER, "no answer to a ping");
+			this.#lost(NO_ANSWER, "no answer to a ping", now);
+			return;
 		}
-		const refresh = this.#refresh;
-		if (refresh?.at !== void 0 && now >= refresh.at) {
-			refresh.at = void 0;
-			this.#do({
-				do: "token",
-				attempt: this.#attempt,
-				why: "refresh"
-			});
-		}
-		const late = this.#standing("asked").filter((subscription) => now >= subscription.askBy);
-		for (const subscription of late) subscription.standing = "wanted";
-		if (late.length > 0) this.#ask(now);
+		if (verdict === "ask") this.#ping(now);
+		if (this.#renewal.due(now)) this.#wantNewerToken();
+		this.#roster.overdue(now);
+		this.#ask(now);
 	}
 	#ping(now) {
-		if (this.#pinged !== void 0) return;
 		const id = this.#newId("p");
-		this.#pinged = {
-			id,
-			at: now,
-			by: now + this.#settings.pongTimeout
-		};
-		this.#send({
+		if (this.#heartbeat.ask(id, now)) this.#send({
 			action: "ping",
 			id
 		});
 	}
-	#heard(now) {
-		this.#heardAt = now;
-		this.#spared = false;
-		if (this.#pinged !== void 0) this.#answered = this.#pinged;
-		this.#pinged = void 0;
-	}
-	#expiring() {
-		if (this.#settings.fixedToken || this.#refresh !== void 0) return;
-		this.#refresh = {
-			id: void 0,
-			tries: 0,
-			at: void 0
-		};
+	#wantNewerToken() {
 		this.#do({
 			do: "token",
 			attempt: this.#attempt,
@@ -662,28 +841,16 @@ var Link = class {
 		});
 	}
 	#renew(token, now) {
-		const refresh = this.#refresh;
-		if (refresh === void 0 || refresh.id !== void 0) return;
-		if (token === this.#token) {
-			this.#refreshLater(now);
-			return;
+		const id = this.#newId("t");
+		if (token === this.#token) this.#renewal.later(now);
+		else if (this.#renewal.send(id)) {
+			this.#token = token;
+			this.#send({
+				action: "refresh",
+				token,
+				id
+			});
 		}
-		this.#token = token;
-		refresh.id = this.#newId("t");
-		refresh.at = void 0;
-		this.#send({
-			action: "refresh",
-			token,
-			id: refresh.id
-		});
-	}
-	#refreshLater(now) {
-		const refresh = this.#refresh;
-		if (refresh === void 0) return;
-		refresh.id = void 0;
-		refresh.tries += 1;
-		if (refresh.tries >= REFRESH_TRIES) this.#refresh = void 0;
-		else refresh.at = now + wait(this.#settings.backoff, refresh.tries, this.#chance());
 	}
 	#message(message, now) {
 		if (this.#phase !== "opening" && this.#phase !== "live") return;
@@ -691,7 +858,7 @@ var Link = class {
 		else if (isControl(message)) this.#control(message, now);
 	}
 	#data(message, now) {
-		const subscription = this.#subscriptions.get(message.channel);
+		const subscription = this.subscriptions.get(message.channel);
 		if (subscription === void 0 || subscription.standing !== "on") {
 			this.stats.late += 1;
 			return;
@@ -742,20 +909,20 @@ var Link = class {
 				this.#welcomed(now);
 				return;
 			case "subscribed": {
-				const subscription = this.#subscriptions.get(message.channel);
+				const subscription = this.subscriptions.get(message.channel);
 				if (subscription === void 0 || !subscription.expects(message.data)) return;
 				subscription.began(message.data);
 				break;
 			}
 			case "unsubscribed": {
 				if (message.data.id !== void 0) return;
-				const subscription = this.#subscriptions.get(message.channel);
+				const subscription = this.subscriptions.get(message.channel);
 				if (subscription?.standing === "on") subscription.standing = "refused";
 				break;
 			}
 			case "gap":
-				if (this.#subscriptions.get(message.channel)?.standing !== "on") return;
-				this.#subscriptions.get(message.channel)?.announced(message.data);
+				if (this.subscriptions.get(message.channel)?.standing !== "on") return;
+				this.subscriptions.get(message.channel)?.announced(message.data);
 				this.#gap(message);
 				return;
 			case "error":
@@ -766,15 +933,12 @@ var Link = class {
 					do: "control",
 					message
 				});
-				this.#expiring();
+				if (!this.#settings.fixedToken && this.#renewal.begin()) this.#wantNewerToken();
 				return;
 			case "refreshed":
-				this.#refresh = void 0;
+				this.#renewal.end();
 				break;
-			case "pong": if (message.data.id !== void 0 && this.#answered?.id === message.data.id) {
-				this.stats.roundTrip = now - this.#answered.at;
-				this.#answered = void 0;
-			}
+			case "pong": this.stats.roundTrip = this.#heartbeat.roundTrip(message.data.id, now) ?? this.stats.roundTrip;
 		}
 		this.#do({
 			do: "control",
@@ -796,44 +960,12 @@ var Link = class {
 			...channel === void 0 ? {} : { channel }
 		});
 		if (id === void 0) return;
-		if (this.#refresh?.id === id) this.#refreshLater(now);
-		const meant = this.#standing("asked").filter((each) => each.asked === id && (channel === void 0 || channel === each.name));
-		for (const subscription of meant) {
-			subscription.asked = void 0;
-			if (code === "bad_resume") subscription.forget();
-			if (TRY_AGAIN.has(code)) subscription.askBy = now + wait(this.#settings.backoff, 2, this.#chance());
-			else subscription.standing = "refused";
-		}
-	}
-	#newSubscription(name) {
-		const subscription = new Subscription(name, this.#settings.rememberedIds);
-		if (this.#resting) subscription.standing = "resting";
-		return subscription;
-	}
-	#standing(standing) {
-		return [...this.#subscriptions.values()].filter((each) => each.standing === standing);
+		this.#renewal.refused(id, now);
+		this.#roster.refused(message, now);
 	}
 	#ask(now) {
 		if (this.#phase !== "live") return;
-		const wanted = this.#standing("wanted");
-		for (let start = 0; start < wanted.length; start += CHANNELS_PER_REQUEST) this.#askFor(wanted.slice(start, start + CHANNELS_PER_REQUEST), now);
-	}
-	#askFor(wanted, now) {
-		const id = this.#newId("s");
-		const resume = [];
-		for (const subscription of wanted) {
-			subscription.standing = "asked";
-			subscription.asked = id;
-			subscription.askBy = now + this.#settings.answerTimeout;
-			const { name, resumable } = subscription;
-			if (resumable !== void 0) resume.push([name, resumable]);
-		}
-		this.#send({
-			action: "subscribe",
-			channels: wanted.map((subscription) => subscription.name),
-			...resume.length > 0 ? { resume: Object.fromEntries(resume) } : {},
-			id
-		});
+		for (const request of this.#roster.requests(() => this.#newId("s"), now)) this.#send(request);
 	}
 	#giveUp(names) {
 		if (names.length > 0 && this.#phase === "live") this.#send({
@@ -844,24 +976,13 @@ var Link = class {
 	}
 	/** Nobody looks: keep only what must not be missed. */
 	#hide() {
-		this.#resting = true;
-		const given = [];
-		for (const subscription of this.#subscriptions.values()) {
-			if (subscription.policy === "never" || subscription.standing === "refused") continue;
-			if (subscription.standing === "on" || subscription.standing === "asked") given.push(subscription.name);
-			subscription.standing = "resting";
-			subscription.asked = void 0;
-			subscription.beginAnew();
-		}
+		const given = this.#roster.rest();
 		if (this.#phase === "idle") return;
-		if (!this.#nothingToHear()) this.#giveUp(given);
+		if (!this.#roster.quiet) this.#giveUp(given);
 		else {
 			if (this.#phase === "opening" || this.#phase === "live") this.#shut(1e3, "the page is hidden");
 			this.#rest("the page is hidden");
 		}
-	}
-	#nothingToHear() {
-		return [...this.#subscriptions.values()].every((each) => each.standing === "resting" || each.standing === "refused");
 	}
 	#newId(kind) {
 		this.#requests += 1;
@@ -946,7 +1067,6 @@ var Mailbox = class {
 	}
 };
 // src/options.ts
-/** What a client is made with: its options, its handlers, and how both are read. */
 /** Thrown by a token callback when there is no use in asking again: the client stops. */
 var StopError = class extends Error {
 	kind = "stop";
@@ -1070,6 +1190,7 @@ var AnalyticsWebSocket = class {
 	#log;
 	#socket;
 	#timer;
+	#armed = 1e400;
 	#painting = false;
 	#working = false;
 	#waiter;
@@ -1188,11 +1309,14 @@ var AnalyticsWebSocket = class {
 		}
 	}
 	#arm() {
+		const deadline = this.#link.deadline ?? 1e400;
+		if (deadline >= this.#armed && deadline !== 1e400) return;
 		clearTimeout(this.#timer);
-		const { deadline } = this.#link;
-		if (deadline === void 0) return;
+		this.#armed = deadline;
+		if (deadline === 1e400) return;
 		const delay = Math.min(Math.max(0, Math.ceil(deadline - now())), LONGEST_TIMER);
 		this.#timer = setTimeout(() => {
+			this.#armed = 1e400;
 			this.#feed((at) => {
 				if (this.#slept()) this.#link.woke(at);
 				this.#link.tick(at);

@@ -1,5 +1,7 @@
 /** A link with a clock that is a number, and somebody who plays hub, token source and socket. */
-import { Link, type Effect, type LinkSettings, type StateChange } from "../../src/link.js";
+import type { Effect, StateChange } from "../../src/effects.js";
+import { Link } from "../../src/link.js";
+import type { LinkSettings } from "../../src/settings.js";
 import type { Request } from "../../src/messages.js";
 
 export const STAMP = "2026-01-05T09:30:00.000Z";
