@@ -121,34 +121,25 @@ class Frontage:
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             started = self._clock.boottime()
-            response = await self._answer(request, handler)
+            try:
+                response = self._barred(request) or await handler(request)
+            except Exception as error:
+                response = _answer_to(error, request)
             self._record(request, response, self._clock.boottime() - started)
             return response
 
         return guarded
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def _barred(self, request: web.Request) -> web.Response | None:
+        """The answer to what must not reach a route, and to those who only ask whether they may."""
         refusal = self._hosts.refusal(request.headers.getall(hdrs.HOST, ()))
+        if refusal is None and request.path != SOCKET_PATH:
+            refusal = self._origins.refusal(request.headers.getall(hdrs.ORIGIN, ()))
         if refusal is not None:
             return refused(self._gate.refused(refusal))
-        if request.path != SOCKET_PATH:
-            refusal = self._origins.refusal(request.headers.getall(hdrs.ORIGIN, ()))
-            if refusal is not None:
-                return refused(self._gate.refused(refusal))
-            if request.method == hdrs.METH_OPTIONS:
-                return web.Response(status=204)
-        try:
-            return await handler(request)
-        except No as no:
-            return no.answer
-        except web.HTTPException as error:
-            return _told(error)
-        except Exception as error:
-            event(
-                log, logging.ERROR, "Request failed", path=request.path, error=type(error).__name__,
-            )  # fmt: skip
-            log.debug("Request failed", exc_info=error)
-            return reply(500, {"error": "internal", "message": "the hub failed on this request"})
+        if request.method == hdrs.METH_OPTIONS:
+            return web.Response(status=204)
+        return None
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
@@ -199,6 +190,16 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
     return context
+
+
+def _answer_to(error: Exception, request: web.Request) -> web.Response:
+    if isinstance(error, No):
+        return error.answer
+    if isinstance(error, web.HTTPException):
+        return _told(error)
+    event(log, logging.ERROR, "Request failed", path=request.path, error=type(error).__name__)
+    log.debug("Request failed", exc_info=error)
+    return reply(500, {"error": "internal", "message": "the hub failed on this request"})
 
 
 def _told(error: web.HTTPException) -> web.Response:

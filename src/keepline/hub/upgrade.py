@@ -70,52 +70,69 @@ class SocketDoor:
         self.draining = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer an upgrade."""
+        """Answer an upgrade; what is called between here and the socket is kept for as long as a client stays."""
+        taken: list[tuple[str, str]] = []
+        try:
+            identity = await self._let_in(request, taken)
+            if not isinstance(identity, Identity):
+                return identity
+            ready, connection = await self._welcome(request, identity)
+            if connection is not None:
+                try:
+                    await connection.run()
+                finally:
+                    self._farewell(connection)
+            return ready
+        finally:
+            for kind, name in taken:
+                self._attendance.give_back(kind, name)
+
+    async def _let_in(
+        self, request: web.Request, taken: list[tuple[str, str]]
+    ) -> Identity | web.StreamResponse:
+        """Who it is, or the answer to somebody who may not; `taken` gets the places to give back."""
         if (flaw := _flaw(request)) is not None:
             CONNECTIONS.inc("malformed")
             return flaw
         if self.draining:
             return await self._turn_away(request, CloseCode.SHUTTING_DOWN, 503)
-        address = neighbourhood(request.remote or "")
-        if not self._attendance.take("all", ""):
+        if not self._take(taken, "all", ""):
             return await self._turn_away(request, CloseCode.TOO_MANY_CONNECTIONS, 503)
-        try:
-            if not self._attendance.take("address", address):
-                return await self._turn_away(request, CloseCode.TOO_MANY_CONNECTIONS, 429)
-            try:
-                return await self._judge(request)
-            finally:
-                self._attendance.give_back("address", address)
-        finally:
-            self._attendance.give_back("all", "")
+        if not self._take(taken, "address", neighbourhood(request.remote or "")):
+            return await self._turn_away(request, CloseCode.TOO_MANY_CONNECTIONS, 429)
+        verdict = await self._verdict(request)
+        if isinstance(verdict, Refusal):
+            return await self._refuse(request, verdict)
+        if not self._take(taken, "user", f"{verdict.issuer}\n{verdict.user}"):
+            return await self._turn_away(request, CloseCode.TOO_MANY_CONNECTIONS, 429)
+        return verdict
 
-    async def _judge(self, request: web.Request) -> web.StreamResponse:
+    def _take(self, taken: list[tuple[str, str]], kind: str, name: str) -> bool:
+        if not self._attendance.take(kind, name):
+            return False
+        taken.append((kind, name))
+        return True
+
+    async def _verdict(self, request: web.Request) -> Identity | Refusal:
         headers = request.headers
         foreign = self._origins.refusal(headers.getall(hdrs.ORIGIN, ()))
         if foreign is not None:
-            return await self._refuse(request, self._gate.refused(foreign))
-        verdict = await self._gate.admit(
+            return self._gate.refused(foreign)
+        return await self._gate.admit(
             presented(
                 authorization=headers.getall(hdrs.AUTHORIZATION, ()),
                 protocols=headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()),
                 query=request.query.getall("token", ()),
             )
         )
-        if isinstance(verdict, Refusal):
-            return await self._refuse(request, verdict)
-        user = f"{verdict.issuer}\n{verdict.user}"
-        if not self._attendance.take("user", user):
-            return await self._turn_away(request, CloseCode.TOO_MANY_CONNECTIONS, 429)
-        try:
-            return await self._serve(request, verdict)
-        finally:
-            self._attendance.give_back("user", user)
 
-    async def _serve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
+    async def _welcome(
+        self, request: web.Request, identity: Identity
+    ) -> tuple[web.StreamResponse, Connection | None]:
         ready, writer, guard = await self._accept(request)
         transport = request.transport
         if transport is None:
-            return ready
+            return ready, None
         _tune(transport)
         connection = Connection(
             ready,
@@ -130,21 +147,18 @@ class SocketDoor:
             ping_seconds=self._config.ping_seconds,
             pong_timeout_seconds=self._config.pong_timeout_seconds,
         )
-        connection.begin(
-            secrets.token_hex(8), deflate=hdrs.SEC_WEBSOCKET_EXTENSIONS in ready.headers
-        )
-        client = connection.client
-        assert client is not None
+        deflate = hdrs.SEC_WEBSOCKET_EXTENSIONS in ready.headers
+        connection.begin(secrets.token_hex(8), deflate=deflate)
         CONNECTIONS.inc("accepted")
         self._attendance.enter(connection)
         guard.begin(connection.broken)
-        try:
-            await connection.run()
-        finally:
-            self._broadcaster.disconnect(client)
-            self._attendance.exit(connection)
-            self._attendance.linger(transport)
-        return ready
+        return ready, connection
+
+    def _farewell(self, connection: Connection) -> None:
+        assert connection.client is not None
+        self._broadcaster.disconnect(connection.client)
+        self._attendance.exit(connection)
+        self._attendance.linger(connection.transport)
 
     async def _accept(
         self, request: web.Request
