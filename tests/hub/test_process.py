@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import socket
@@ -261,3 +262,26 @@ async def test_it_says_how_it_is(clean_environment: Path) -> None:
         assert repr(process) == f"<HubProcess {process.pid}>"
     finally:
         await process.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another process's limits are Linux's")
+async def test_a_journal_that_cannot_be_written_ends_this_life_and_the_next_one_gets_the_alert(
+    clean_environment: Path, bus_socket: socket.socket
+) -> None:
+    config = settings(clean_environment)
+    async with running(config, bus=bus_socket, beat_seconds=0.05) as process:
+        bus = LocalBus(Path(bus_socket.getsockname()), name="test")
+        await bus.start()
+        await bus.publish_durable("alerts", "alert", {"n": 1})
+        assert process.pid is not None
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        assert bus.publish("alerts", "alert", {"n": 2})
+        assert await process.ended() == "the hub's process ended with 1"
+        await process.stop()
+        await process.start()
+        await bus.publish_durable("alerts", "alert", {"n": 3})
+        async with Watcher(process.url) as watcher:
+            await watcher.subscribe("alerts")
+            told = await watcher.kind("snapshot")
+            assert [each["data"]["n"] for each in told["data"]["items"]] == [1, 2, 3]
+        assert await bus.close()

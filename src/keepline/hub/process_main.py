@@ -83,30 +83,34 @@ async def _serve(order: Order, pipe: socket.socket) -> int:
         return _FAILED
     beats = asyncio.create_task(_beat(hub, writer, order.beat_seconds))
     try:
-        await _until_told(reader)
+        await _until_told(reader, beats)
     finally:
         beats.cancel()
+        await asyncio.gather(beats, return_exceptions=True)
         if bus is not None:
             await bus.close()  # whoever is not answered keeps the message
         await hub.stop()
-    return _DONE
+    return _DONE if beats.cancelled() else _FAILED
 
 
 async def _beat(hub: AnalyticsHub, writer: asyncio.StreamWriter, pause: float) -> None:
-    while not writer.transport.is_closing():
+    """Until the journal has failed: it writes no more in this life, and alerts are kept for the next one."""
+    journal = hub.registrar.journal
+    while journal is None or journal.failure is None:
         if not writer.transport.get_write_buffer_size():
             beat = Beat(hub.url, len(hub.attendance), tuple(hub.reasons))
             writer.write(framed(msgspec.json.encode(beat)))
         await SYSTEM_CLOCK.sleep(pause)
 
 
-async def _until_told(reader: asyncio.StreamReader) -> None:
-    """The end of the pipe, or SIGTERM from somebody else."""
+async def _until_told(reader: asyncio.StreamReader, beats: "asyncio.Task[None]") -> None:
+    """The end of the pipe, SIGTERM from somebody else, or the end of our signs of life."""
     loop = asyncio.get_running_loop()
     told = loop.create_task(_end_of(reader))
     loop.add_signal_handler(signal.SIGTERM, told.cancel)
     try:
-        await asyncio.wait({told})
+        await asyncio.wait({told, beats}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
 
