@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from keepline.config import load
-from keepline.daemon.hubdoors import gate_settings
+from keepline.daemon.hubdoors import gate_settings, hub_config
 from keepline.errors import ConfigError
 from keepline.http import HttpSession
+from keepline.hub.channels import Policy
 from keepline.hub.opening import make_gate
+from keepline.hub.settings import CHANNELS, HubConfig
 
 FILE = """
 [hub]
@@ -48,6 +50,29 @@ def test_what_is_configured_is_what_the_gate_gets(file: Path) -> None:
     assert settings.hub.allowed_origins == ("https://desk.example",)
     assert "aaaa" not in repr(settings)
     make_gate(doors, HttpSession())
+
+
+def test_the_configurations_defaults_are_the_hubs(file: Path) -> None:
+    file.write_text("")
+    told, own = hub_config(load(file, environ={})), HubConfig()
+    for name in HubConfig.__struct_fields__:
+        if name != "gate":
+            assert getattr(told, name) == getattr(own, name), name
+
+
+def test_a_channel_is_added_or_takes_the_place_of_one(file: Path) -> None:
+    file.write_text(
+        "[hub]\npreset = 'low-latency'\nmax_batch_size = 7\n"
+        "[[hub.channels]]\nname = 'alerts'\npolicy = 'never'\nretention_count = 5\n"
+        "[[hub.channels]]\nname = 'news'\npolicy = 'drop-oldest'\n"
+    )
+    told = hub_config(load(file, environ={}), data=Path("there"))
+    channels = {channel.name: channel for channel in told.channels}
+    assert len(channels) == len(CHANNELS) + 1
+    assert channels["alerts"].retention_count == 5
+    assert channels["news"].policy is Policy.DROP_OLDEST
+    assert (told.limits().max_batch, told.limits().interval) == (7, 0.005)
+    assert told.directory == Path("there")
 
 
 def test_without_a_hub_section_the_defaults_hold(tmp_path: Path, file: Path) -> None:

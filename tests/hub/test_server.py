@@ -810,7 +810,7 @@ async def test_health_readiness_and_numbers(tmp_path: Path) -> None:
 
 
 async def test_a_hub_that_does_not_deliver_is_not_ready(tmp_path: Path) -> None:
-    async with running_hub(tmp_path) as running:
+    async with running_hub(tmp_path, canary_seconds=0.1) as running:
         await running.hub.ready()
         running.hub.broadcaster.deliver = running.hub.registrar.channels[  # type: ignore[method-assign]
             "keepline-canary"

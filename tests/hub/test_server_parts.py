@@ -1,12 +1,18 @@
 """The hub's parts on their own: settings, registrar, broadcaster, attendance, readiness."""
 
 import asyncio
+import socket
+import ssl
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.hub.hub_server import ShiftedClock, Wire, eventually, running_hub, token
 
 from keepline.errors import ConfigError, StorageError
@@ -364,6 +370,85 @@ async def test_no_canary_no_readiness() -> None:
 
 
 # sockets
+
+
+async def test_little_waits_in_the_kernel_for_one_that_does_not_read(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        wire = await running.open()
+        own = running.hub.attendance.connections[0].transport.get_extra_info("socket")
+        lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if lowat is None:
+            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 256 * 1024
+        else:
+            assert own.getsockopt(socket.IPPROTO_TCP, lowat) == 16 * 1024
+        await wire.close()
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    chain, own = directory / "chain.pem", directory / "key.pem"
+    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    own.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return chain, own
+
+
+async def test_tls_serves_the_same(tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=str(chain))
+    async with running_hub(tmp_path, tls_certificate=chain, tls_key=key) as running:
+        await running.hub.ready()
+        url = f"https://localhost:{running.hub.port}"
+        bearer = {"Authorization": f"Bearer {token('ann')}"}
+        async with running.session.get(f"{url}/api/channels", headers=bearer, ssl=trust) as answer:
+            assert answer.status == 200
+            assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
+        own = {**bearer, "Origin": url}
+        async with running.session.ws_connect(
+            f"{url}/ws/analytics", headers=own, ssl=trust
+        ) as live:
+            assert (await live.receive_json())[0]["type"] == "welcome"
+            await live.send_json({"action": "subscribe", "channels": ["routing-metrics"]})
+            while (await live.receive_json())[0]["type"] != "snapshot":
+                pass
+            seen: list[int] = []
+            for number in range(300):
+                running.hub.publish("routing-metrics", "step", {"n": number, "pad": "x" * 3000})
+                if number % 50 == 49:
+                    while not seen or seen[-1] < number:
+                        frame = await live.receive_json()
+                        seen += [m["data"]["n"] for m in frame if m["type"] == "step"]
+            assert seen == list(range(300))
+        plain = {**bearer, "Origin": f"http://localhost:{running.hub.port}"}
+        async with running.session.get(f"{url}/api/channels", headers=plain, ssl=trust) as answer:
+            assert answer.status == 403
+
+
+async def test_a_certificate_that_is_none_is_said_in_words(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    with pytest.raises(ConfigError, match="no certificate") as caught:
+        async with running_hub(tmp_path, tls_certificate=bad, tls_key=bad):
+            pass
+    assert caught.value.key == "tls_certificate"
 
 
 async def test_all_addresses_of_a_host_get_one_port() -> None:
