@@ -28,6 +28,7 @@ from keepline.hub.readiness import CANARY_CHANNEL, Readiness
 from keepline.hub.refusals import RefusalCode, refuse
 from keepline.hub.registrar import Registrar, report_failure
 from keepline.hub.settings import CHANNELS, PRESETS, ChannelSettings, HubConfig
+from keepline.hub.turnstile import Turnstile
 
 LINE = ChannelSettings(name="line", policy=Policy.DROP_OLDEST)
 
@@ -347,6 +348,27 @@ async def test_a_right_that_a_newer_token_lacks_is_taken_away(tmp_path: Path) ->
         error = await wire.until("error")
         assert (error["channel"], error["data"]["code"]) == ("system", "forbidden")
         await wire.close()
+
+
+async def test_a_crowd_goes_in_by_turns_and_who_gives_up_holds_nobody_up() -> None:
+    turnstile = Turnstile(2)
+    went: list[int] = []
+
+    async def go(number: int) -> None:
+        await turnstile.wait()
+        went.append(number)
+
+    going = [asyncio.ensure_future(go(number)) for number in range(9)]
+    await asyncio.sleep(0)
+    assert went == [0, 1]
+    going[3].cancel()
+    seen = 2
+    while len(went) < 8:
+        await asyncio.sleep(0)
+        assert len(went) - seen <= 2
+        seen = len(went)
+    assert went == [0, 1, 2, 4, 5, 6, 7, 8]
+    await asyncio.gather(*going, return_exceptions=True)
 
 
 # ready

@@ -44,6 +44,7 @@ log = logging.getLogger("keepline.hub")
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = r"/{name:(?!api/|ws/|login$)[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}}"
 _BACKLOG = 4096
+_AT_ONCE = 32
 _MOST_WAITING = 100_000
 _LOOK_AT_USERS = 2.0
 _PRUNE_SECONDS = 60.0
@@ -337,9 +338,12 @@ class AnalyticsHub:
         assert self._runner.server is not None
         frontage.watch(self._runner.server)
         for each in sockets:
-            site = web.SockSite(self._runner, each, ssl_context=context, backlog=_BACKLOG)
+            site = web.SockSite(self._runner, each, ssl_context=context, backlog=_AT_ONCE)
             self._sites.append(site)
             await site.start()
+            each.listen(
+                _BACKLOG
+            )  # so many may wait in the kernel; asyncio takes `backlog` of them in one turn
 
     def _serve_routes(self, gate: Gate, origins: OriginRules, page: Page) -> None:
         self._door = SocketDoor(

@@ -30,6 +30,7 @@ from keepline.hub.presenting import SUBPROTOCOL, presented
 from keepline.hub.refusals import Refusal
 from keepline.hub.replies import refused, reply
 from keepline.hub.settings import HubConfig
+from keepline.hub.turnstile import Turnstile
 
 __all__ = ["SocketDoor", "agree_on_deflate"]
 
@@ -67,6 +68,7 @@ class SocketDoor:
         self._attendance = attendance
         self._clock = clock
         self._public = frozenset(channel.name for channel in config.channels)
+        self._turnstile = Turnstile()
         self.draining = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -94,6 +96,7 @@ class SocketDoor:
         if (flaw := _flaw(request)) is not None:
             CONNECTIONS.inc("malformed")
             return flaw
+        await self._turnstile.wait()
         if self.draining:
             return await self._turn_away(request, CloseCode.SHUTTING_DOWN, 503)
         if not self._take(taken, "all", ""):
