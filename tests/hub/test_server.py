@@ -780,6 +780,38 @@ async def test_who_is_connected_is_for_admins(tmp_path: Path) -> None:
         await wire.close()
 
 
+async def test_a_journal_that_is_away_is_said_and_the_key_stays_free(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        journal = running.hub.registrar.journal
+        assert journal is not None
+        await journal.close()
+        key = {"Idempotency-Key": "k"}
+        for _ in range(2):
+            status, told = await publish(running, line("alerts"), **key)
+            assert (status, told["error"]) == (503, "unavailable")
+        status, told, headers = await running.ask("GET", "/api/alerts")
+        assert (status, told["error"]) == (503, "unavailable")
+        assert int(headers["Retry-After"]) >= 1
+        await journal.start()
+        status, told = await publish(running, line("alerts"), **key)
+        assert (status, told["accepted"]) == (200, 1)
+
+
+async def test_a_failure_inside_is_not_explained_to_strangers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_hub(tmp_path) as running:
+
+        async def fails(*_: object, **__: object) -> Any:
+            raise RuntimeError("the secret plan")
+
+        running.hub.registrar.history = fails  # type: ignore[method-assign]
+        status, told, _ = await running.ask("GET", "/api/alerts")
+        assert (status, told["error"]) == (500, "internal")
+        assert "secret" not in str(told)
+        assert "Request failed" in caplog.text
+
+
 # health, numbers, page
 
 
