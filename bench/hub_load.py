@@ -169,8 +169,10 @@ def serving(
 def settle(cores: set[int]) -> None:
     """Keep this process to these cores, before others where that is allowed."""
     os.sched_setaffinity(0, cores)
+    os.setsid()  # Linux gives the processor by session first
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
+        Path("/proc/self/autogroup").write_text("-10")
 
 
 def cpu_of(pid: int) -> float:

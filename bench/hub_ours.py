@@ -20,6 +20,8 @@ __all__ = ["greeting", "ours"]
 
 SECRET = "a-secret-of-the-bench-that-is-long-enough"
 USERS = 20
+SYMBOLS = 400
+"""Enough that a key comes again only after several frames: nothing is conflated, all is delivered."""
 NAMES = ("routing-metrics", "lp-performance", "exposure-updates", "system")
 KINDS = ("routing-decision", "lp-metrics", "exposure-change", "state")
 assert len(NAMES) == CHANNELS
@@ -67,7 +69,7 @@ async def ours(port: int, rate: float, style: str, deflate: bool) -> None:
     def give(stamps: list[tuple[int, int]]) -> None:
         for number, stamp in stamps:
             place = number % CHANNELS
-            symbol = f"SYM{number % 50}"
+            symbol = f"SYM{number % SYMBOLS}"
             hub.publish(
                 NAMES[place],
                 KINDS[place],
@@ -83,12 +85,13 @@ async def ours(port: int, rate: float, style: str, deflate: bool) -> None:
 
     async def alerts() -> None:
         for number in range(1_000_000):
-            await asyncio.sleep(1)
+            await asyncio.sleep(1.013)  # in no step with the rest
             await hub.publish_durable(
                 "alerts", "alert", {"severity": "info", "title": f"Number {number}"}
             )
 
     async with hub:
-        alarm = asyncio.create_task(alerts())
-        await publish(rate, give, FEED)
-        await alarm
+        beside = (
+            [] if rate < 60 else [alerts()]
+        )  # a frame before it, and a message is not the first after quiet
+        await asyncio.gather(publish(rate, give, FEED), *beside)
