@@ -855,6 +855,21 @@ async def test_a_hub_that_does_not_deliver_is_not_ready(tmp_path: Path) -> None:
         assert "late" in told["reasons"][0]
 
 
+async def test_a_hub_whose_inside_fails_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_hub(tmp_path) as running:
+
+        def fails() -> None:
+            raise RuntimeError("broken")
+
+        running.hub.attendance.look = fails  # type: ignore[method-assign]
+        await running.hub.ready()
+        await eventually(lambda: running.hub.reasons)
+        assert "failed" in running.hub.reasons[0]
+        assert "Hub part failed" in caplog.text
+
+
 async def test_the_page_is_sent_with_a_strict_policy(tmp_path: Path) -> None:
     page = tmp_path / "page"
     (page / "lib").mkdir(parents=True)

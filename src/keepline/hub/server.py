@@ -18,7 +18,7 @@ from aiohttp import web
 
 from keepline import telemetry
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import Closed, ConfigError, QueueFull
+from keepline.errors import Closed, ConfigError, KeeplineError, QueueFull
 from keepline.http import HttpSession
 from keepline.hub.alert_actions import AlertHandler
 from keepline.hub.attendance import LOOK_SECONDS, Attendance
@@ -286,6 +286,8 @@ class AnalyticsHub:
         ]
         if self._readiness is not None:
             self._tasks.append(loop.create_task(self._readiness.run()))
+        for task in self._tasks:
+            task.add_done_callback(_ended)
         telemetry.event(log, logging.INFO, "Hub listens", url=self.url)
 
     def _read_files(self, settings: GateSettings) -> tuple[ssl.SSLContext | None, Page]:
@@ -377,6 +379,8 @@ class AnalyticsHub:
             found.append("the hub is shutting down")
         if not self._sites:
             found.append("the hub does not listen")
+        if any(task.done() for task in self._tasks):
+            found.append("a part of the hub has failed: the log says which")
         journal = self.registrar.journal
         if journal is not None and journal.failure is not None:
             found.append(f"the journal cannot be written: {journal.failure}")
@@ -413,7 +417,10 @@ class AnalyticsHub:
     async def _prune(self) -> None:
         while True:
             await self._clock.sleep(_PRUNE_SECONDS)
-            await self.registrar.prune()
+            try:
+                await self.registrar.prune()
+            except KeeplineError as error:  # what is too old stays for a minute more
+                telemetry.event(log, logging.WARNING, "Journal not pruned", error=str(error))
 
     async def revoke(self, user: str) -> None:
         """Make every token of a user void up to now, and end its connections.
@@ -459,6 +466,12 @@ class AnalyticsHub:
 
     def __repr__(self) -> str:
         return f"<AnalyticsHub {self.url}, {len(self.attendance)} clients>"
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        words = f"{type(error).__name__}: {error}"
+        telemetry.event(log, logging.ERROR, "Hub part failed", error=words)
 
 
 def _async(page: Page) -> Any:
