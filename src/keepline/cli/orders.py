@@ -81,9 +81,9 @@ def reconcile(
     config: ConfigOption = None,
 ) -> None:
     """Say what became of an intent; the program that owns the journal takes it up within seconds."""
-    from keepline.brokers.orders.ownership import owner_of
     from keepline.brokers.orders.store import leave_decision
     from keepline.errors import ConfigError
+    from keepline.files.ownership import owner_of
 
     if absent == bool(order):
         raise ConfigError("look it up at the broker, then say --order ORDER or --absent")

@@ -15,16 +15,16 @@ from pathlib import Path
 import msgspec
 
 from keepline.errors import StorageError
+from keepline.files.databases import HARMLESS, explained_database, sqlite_code
+from keepline.files.ownership import give_back, make_file, make_room, take
 from keepline.hub.entries import Entry, Position, Retention, Stored
-from keepline.hub.ownership import give_back, make_file, make_room, take
 
 __all__ = ["JournalFile"]
 
 APPLICATION_ID = 0x6B6C686D  # "klhm": other people's SQLite files are not ours to write
 VERSION = 1
 _BUSY_SECONDS = 5.0
-_HARMLESS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
-"""After these the file is as it was before; after any other nobody knows what the disk has."""
+_DAMAGED = "stop the hub, move it away, and a new one is made"
 
 _SCHEMA = """
 CREATE TABLE channels(
@@ -37,15 +37,6 @@ CREATE TABLE messages(
 CREATE UNIQUE INDEX messages_id ON messages(channel, id);
 """
 _SELECT = "SELECT position, type, key, id, at, data FROM messages WHERE channel=?"
-_REMEDIES = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space",
-    sqlite3.SQLITE_CORRUPT: "it is damaged; stop the hub, move it away, and a new one is made",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no journal at all; stop the hub, move it away, and a new one is made",
-    sqlite3.SQLITE_READONLY: "it cannot be written; give us the right (chown, chmod) or use another path",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; make its directory ours and writable",
-    sqlite3.SQLITE_BUSY: "another program keeps it locked; close what has it open",
-    sqlite3.SQLITE_IOERR: "the disk reports an error; look at the system log and at the free space",
-}
 
 
 class _Channel:
@@ -57,24 +48,6 @@ class _Channel:
         self.number = number
         self.epoch = epoch
         self.newest = newest
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Errors of SQLite and of the system as ours, with what a person can do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        what = _REMEDIES.get(code, f"SQLite says: {error}")
-        raise StorageError(f"the message journal cannot be used: {what}", path=path) from error
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"the message journal cannot be used: {error.strerror or error}; make its directory ours and writable",
-            path=path,
-        ) from error
 
 
 class JournalFile:
@@ -93,8 +66,8 @@ class JournalFile:
         self._channels: dict[str, _Channel] = {}
         self._touched: set[str] = set()
         with _explained(path):
-            make_room(path)
-            self._lock = take(path)
+            make_room(path, "journal")
+            self._lock = take(path, "message journal")
             try:
                 make_file(path)
                 self._db = self._open()
@@ -172,8 +145,7 @@ class JournalFile:
             with _explained(self.path):
                 yield
         except StorageError as error:
-            code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
-            if code not in _HARMLESS:
+            if sqlite_code(error.__cause__) not in HARMLESS:
                 self.failure = error
             raise
 
@@ -296,6 +268,10 @@ class JournalFile:
         return f"<JournalFile {self.path}, {len(self._channels)} channels>"
 
 
+def _explained(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explained_database(path, "the message journal", damaged=_DAMAGED)
+
+
 def _make_tables(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA user_version").fetchone()[0]:
         return
@@ -324,6 +300,6 @@ def _check_health(db: sqlite3.Connection, path: Path) -> None:
     told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if told != "ok":
         raise StorageError(
-            f"the message journal is damaged ({told}): stop the hub, move it away, and a new one is made",
+            f"the message journal is damaged ({told}): {_DAMAGED}",
             path=path,
         )

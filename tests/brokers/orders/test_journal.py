@@ -19,10 +19,10 @@ from tests.brokers.orders.venue import order_intent
 from keepline.brokers.base import IntentKind, OrderIntent
 from keepline.brokers.orders import How, OrderJournal, Record, State
 from keepline.brokers.orders.journal import COMMITS, WRITES
-from keepline.brokers.orders.ownership import owner_of
 from keepline.brokers.orders.records import from_row, same_body, to_row
 from keepline.brokers.orders.store import JournalFile, leave_decision, read_journal
 from keepline.errors import Closed, ConfigError, StorageError
+from keepline.files.ownership import owner_of
 from keepline.model import Fill, OrderType, Side
 
 WALL = datetime(2026, 1, 5, 14, 30, tzinfo=UTC)

@@ -6,7 +6,6 @@ written.
 """
 
 import contextlib
-import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from keepline.brokers.orders.ownership import explained, make_file, make_room, take
 from keepline.brokers.orders.records import COLUMNS, Decision, Record, from_row, to_row
 from keepline.errors import ConfigError, StorageError
+from keepline.files.databases import HARMLESS, explained_database, sqlite_code
+from keepline.files.ownership import give_back, make_file, make_room, take
 from keepline.model import Fill
 
 __all__ = ["OWED", "JournalFile", "leave_decision", "read_journal"]
@@ -42,8 +42,7 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM orders"  # noqa: S608 - constants
 _INSERT = f"INSERT INTO orders({', '.join(COLUMNS)}) VALUES({', '.join('?' * len(COLUMNS))}) ON CONFLICT(id) DO NOTHING"
 _UPDATE = "UPDATE orders SET state=?, how=?, reason=?, order_id=?, target=?, sent_at=?, changed_at=? WHERE id=?"
 _BUSY_SECONDS = 5.0
-
-_HARMLESS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+_DAMAGED = "stop trading, move it away, and check each open order at the broker"
 
 
 class JournalFile:
@@ -59,9 +58,9 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._broken: StorageError | None = None
-        with explained(path):
-            make_room(path)
-            self._lock = take(path)
+        with _explained(path):
+            make_room(path, "journal")
+            self._lock = take(path, "order journal")
             try:
                 make_file(path)
                 self._db = self._open()
@@ -96,8 +95,7 @@ class JournalFile:
         told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if told != "ok":
             raise StorageError(
-                f"the order journal is damaged ({told}): stop trading, move it away, and check each open order at the"
-                " broker",
+                f"the order journal is damaged ({told}): {_DAMAGED}",
                 path=self.path,
             )
 
@@ -131,13 +129,13 @@ class JournalFile:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         try:
-            with explained(self.path):
+            with _explained(self.path):
                 yield
         except StorageError as error:
             cause = error.__cause__
             if isinstance(cause, sqlite3.Error):  # a damaged entry is its reader's trouble alone
                 self.roll_back()
-                if getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _HARMLESS:
+                if sqlite_code(cause) not in HARMLESS:
                     self._broken = error  # after a failed sync nobody knows what the disk has
             raise
 
@@ -242,7 +240,7 @@ class JournalFile:
     def _unlock(self) -> None:
         fd, self._lock = self._lock, -1
         if fd >= 0:
-            os.close(fd)
+            give_back(fd)
 
 
 def read_journal(path: Path, *, all_records: bool = False, limit: int = 1000) -> list[Record]:
@@ -282,11 +280,15 @@ def leave_decision(path: Path, intent_id: str, order_id: str | None, reason: str
         )
 
 
+def _explained(path: Path) -> contextlib.AbstractContextManager[None]:
+    return explained_database(path, "the order journal", damaged=_DAMAGED)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise ConfigError(f"there is no order journal {path}: no order was placed through it yet")
-    with explained(path):
+    with _explained(path):
         db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
         try:
             _check_kind(db, path)
