@@ -242,6 +242,19 @@ async def test_one_journal_has_one_owner(opened, path: Path) -> None:
     await opened()
 
 
+async def test_a_start_that_is_given_up_gives_the_file_up(opened, path: Path) -> None:
+    journal = MessageJournal(path)
+    starting = asyncio.ensure_future(journal.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not [each for each in threading.enumerate() if path.name in each.name]
+    await opened()
+    with pytest.raises(StorageError):
+        await journal.start()
+
+
 async def test_a_closed_journal_says_so(opened) -> None:
     journal = await opened()
     await journal.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from keepline.clock import SYSTEM_CLOCK, Clock
-from keepline.errors import Closed, ConfigError, KeeplineError, QueueFull, StorageError
+from keepline.errors import Closed, ConfigError, QueueFull, StorageError
 from keepline.hub.entries import (
     Entry,
     Position,
@@ -119,6 +119,7 @@ class MessageJournal:
             raise StorageError("is open already: one hub owns a journal", path=self.path)
         self._loop = asyncio.get_running_loop()
         self._failure = None
+        self._tasks = queue.SimpleQueue()
         opened: concurrent.futures.Future[None] = concurrent.futures.Future()
         opened.set_running_or_notify_cancel()
         self._thread = threading.Thread(
@@ -127,7 +128,8 @@ class MessageJournal:
         self._thread.start()
         try:
             await asyncio.wrap_future(opened)
-        except KeeplineError:
+        except BaseException:  # also a caller that gives up: the file must not stay taken
+            self._tasks.put(None)
             await self._join()
             raise
         self._open = True
