@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 DECIDERS = {
     "hub/bus_wire.py",
+    "hub/worker_wire.py",
     "hub/stored.py",
     "hub/publishing.py",
     "hub/outgoing.py",

@@ -69,6 +69,7 @@ class HubSettings(Section, frozen=True, kw_only=True):
 
     Attributes:
         enabled: whether `keepline run` runs it.
+        workers: processes beside the hub's own that fan out (Linux, without TLS); 0 for none.
         host: the address it listens on.
         port: 0 takes any free one.
         tls_certificate: PEM file with the certificate chain; TLS is on when it is given.
@@ -111,6 +112,7 @@ class HubSettings(Section, frozen=True, kw_only=True):
     """
 
     enabled: bool = False
+    workers: Number = 0
     host: Text = "127.0.0.1"
     port: Port = 7999
     tls_certificate: Path | None = None

@@ -77,6 +77,7 @@ def hub_config(settings: Settings, *, data: Path = Path("data")) -> HubConfig:
 
 
 _SAME = (
+    "workers",
     "host", "port", "tls_certificate", "tls_key", "preset", "max_batch_size", "batch_interval", "client_buffer",
     "max_queued_frames", "slow_after_seconds", "max_channels", "inbound_rate", "max_message_bytes", "max_data_bytes",
     "max_publish_bytes", "max_connections", "max_connections_per_address", "max_connections_per_user",

@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from keepline.clock import Clock
 from keepline.hub.closecodes import CloseCode
@@ -30,6 +30,9 @@ class Attendance:
         clock: time.
         most: by kind (`all`, `address`, `user`), how many connections there may be; 0 for any number.
         public: names of the channels for the metrics.
+
+    Attributes:
+        elsewhere: how many places other processes of the hub have taken, by kind and name.
     """
 
     def __init__(self, clock: Clock, *, most: dict[str, int], public: Iterable[str] = ()) -> None:
@@ -42,6 +45,7 @@ class Attendance:
         self._looked = clock.boottime()
         self._empty = asyncio.Event()
         self._empty.set()
+        self.elsewhere: Callable[[str, str], int] = _nowhere
 
     @property
     def connections(self) -> list[Connection]:
@@ -54,10 +58,14 @@ class Attendance:
     def take(self, kind: str, name: str) -> bool:
         """A place for one more; False when there is none."""
         most = self._most.get(kind, 0)
-        if most and self._counts[kind, name] >= most:
+        if most and self._counts[kind, name] + self.elsewhere(kind, name) >= most:
             return False
         self._counts[kind, name] += 1
         return True
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """The places that are taken here, by kind and name."""
+        return self._counts
 
     def give_back(self, kind: str, name: str) -> None:
         """A place that was taken is free."""
@@ -155,6 +163,10 @@ class Attendance:
 
     def __repr__(self) -> str:
         return f"<Attendance {len(self)}>"
+
+
+def _nowhere(kind: str, name: str) -> int:
+    return 0
 
 
 def neighbourhood(address: str) -> str:

@@ -6,7 +6,7 @@ and a code.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -92,6 +92,7 @@ class HttpApi:
         self._keys = Idempotency()
         self._public = [channel.name for channel in config.channels]
         self.alert_handler: AlertHandler | None = None
+        self.elsewhere: Callable[[], Awaitable[list[dict[str, Any]]]] = _nobody
 
     def routes(self) -> list[web.RouteDef]:
         """Every route."""
@@ -182,13 +183,17 @@ class HttpApi:
         refusal = self._gate.rules.oversight_refusal(identity)
         if refusal is not None:
             raise No(refused(self._gate.refused(refusal)))
+        told = [*self.here(), *await self.elsewhere()]
+        return reply(200, {"clients": told, "total": len(told)})
+
+    def here(self) -> list[dict[str, Any]]:
+        """Who is connected to this process."""
         now = self._clock.boottime()
-        told = [
+        return [
             self._client(connection, now)
             for connection in self._attendance.connections
             if connection.client is not None
         ]
-        return reply(200, {"clients": told, "total": len(told)})
 
     # inside
 
@@ -305,6 +310,10 @@ class HttpApi:
         except TimeoutError:
             words = "the body did not come in time"
             raise No(reply(408, {"error": "timeout", "message": words})) from None
+
+
+async def _nobody() -> list[dict[str, Any]]:
+    return []
 
 
 class _Nothing:

@@ -24,7 +24,7 @@ from keepline.hub.bus_wire import framed
 from keepline.hub.settings import HubConfig
 from keepline.telemetry import event
 
-__all__ = ["Beat", "Failed", "HubProcess", "LogSettings", "Order", "read_order"]
+__all__ = ["Beat", "Failed", "HubProcess", "LogSettings", "Order", "order_text", "read_order"]
 
 log = logging.getLogger("keepline.hub")
 
@@ -233,19 +233,18 @@ class HubProcess:
         finally:
             theirs.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        self._writer.write(framed(self._order()))
+        self._writer.write(framed(order_text(self._order())))
         self._heard = self._clock.boottime()
         self._hearing = asyncio.create_task(self._hear(reader))
 
-    def _order(self) -> bytes:
-        order = Order(
+    def _order(self) -> Order:
+        return Order(
             config=self.config,
             bus=None if self._bus is None else self._bus.fileno(),
             log=self._log,
             beat_seconds=self._beat_seconds,
             grace_seconds=self._grace_seconds,
         )
-        return msgspec.json.encode(order, enc_hook=_plain)
 
     async def _hear(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError, ProtocolError, msgspec.DecodeError):
@@ -285,6 +284,11 @@ class HubProcess:
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+def order_text(order: Order) -> bytes:
+    """An order as it goes through the pipe."""
+    return msgspec.json.encode(order, enc_hook=_plain)
 
 
 def read_order(payload: bytes) -> Order:

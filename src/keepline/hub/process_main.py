@@ -25,7 +25,7 @@ from keepline.hub.process import Beat, Failed, Order, read_order
 from keepline.hub.server import AnalyticsHub
 from keepline.telemetry import setup_logging
 
-__all__ = ["end_hard_without", "main"]
+__all__ = ["end_hard_without", "main", "received"]
 
 _DONE, _FAILED, _USAGE = 0, 1, 2
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("this is started by `keepline run`, not by hand\n")
         return _USAGE
     try:
-        order = read_order(_received(pipe))
+        order = read_order(received(pipe))
         setup_logging(order.log.level, log_file=order.log.file, log_format=order.log.format)
     except (KeeplineError, OSError) as error:
         _say_at_once(pipe, error)
@@ -67,9 +67,19 @@ def end_hard_without(pipe: socket.socket, seconds: float) -> None:
     threading.Thread(target=watch, name="keepline-pipe", daemon=True).start()
 
 
+def received(pipe: socket.socket) -> bytes:
+    """The first frame that comes through a pipe, waiting for it.
+
+    Raises:
+        ProtocolError: it ends before, or what comes is none.
+    """
+    pipe.setblocking(True)
+    return _exactly(pipe, frame_length(_exactly(pipe, HEAD)))
+
+
 async def _serve(order: Order, pipe: socket.socket) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=pipe)
-    hub = AnalyticsHub(order.config)
+    hub = AnalyticsHub(order.config, worker_log=order.log)
     bus: BusServer | None = None
     try:
         await hub.start()
@@ -98,7 +108,7 @@ async def _beat(hub: AnalyticsHub, writer: asyncio.StreamWriter, pause: float) -
     journal = hub.registrar.journal
     while journal is None or journal.failure is None:
         if not writer.transport.get_write_buffer_size():
-            beat = Beat(hub.url, len(hub.attendance), tuple(hub.reasons))
+            beat = Beat(hub.url, hub.clients, tuple(hub.reasons))
             writer.write(framed(msgspec.json.encode(beat)))
         await SYSTEM_CLOCK.sleep(pause)
 
@@ -118,11 +128,6 @@ async def _until_told(reader: asyncio.StreamReader, beats: "asyncio.Task[None]")
 async def _end_of(reader: asyncio.StreamReader) -> None:
     with contextlib.suppress(OSError):
         await reader.read()
-
-
-def _received(pipe: socket.socket) -> bytes:
-    pipe.setblocking(True)
-    return _exactly(pipe, frame_length(_exactly(pipe, HEAD)))
 
 
 def _exactly(pipe: socket.socket, size: int) -> bytes:

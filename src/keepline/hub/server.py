@@ -7,6 +7,7 @@ on the disk before anybody gets it.
 
 import asyncio
 import logging
+import socket
 import ssl
 import threading
 from collections import deque
@@ -31,11 +32,14 @@ from keepline.hub.listening import bind
 from keepline.hub.opening import GateSettings, make_gate
 from keepline.hub.origins import HostRules, OriginRules, own_hosts, own_origins
 from keepline.hub.page import Page
+from keepline.hub.process import LogSettings
 from keepline.hub.readiness import CANARY_CHANNEL, Readiness
 from keepline.hub.registrar import Published, Registrar, report_failure
 from keepline.hub.replies import reply
 from keepline.hub.settings import HubConfig
 from keepline.hub.upgrade import SocketDoor
+from keepline.hub.worker_wire import merged_metrics
+from keepline.hub.workers import Everywhere, Workers
 
 __all__ = ["AnalyticsHub"]
 
@@ -55,6 +59,7 @@ class AnalyticsHub:
 
     Args:
         config: a `HubConfig`, or a mapping of its fields.
+        worker_log: how its workers log, when it has any.
         clock: time.
 
     Example:
@@ -64,7 +69,11 @@ class AnalyticsHub:
     """
 
     def __init__(
-        self, config: HubConfig | Mapping[str, Any] | None = None, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        config: HubConfig | Mapping[str, Any] | None = None,
+        *,
+        worker_log: LogSettings | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.config = HubConfig.of(config)
         self._clock = clock
@@ -91,6 +100,7 @@ class AnalyticsHub:
             },
             public=[channel.name for channel in self.config.channels],
         )
+        self.workers = self._make_workers(worker_log) if self.config.workers else None
         self._public = frozenset(channel.name for channel in self.config.channels)
         self._handler: AlertHandler | None = None
         self._inbox: deque[tuple[str, str, bytes, str | None, str | None]] = deque()
@@ -104,6 +114,7 @@ class AnalyticsHub:
         self._http: HttpSession | None = None
         self._runner: web.AppRunner | None = None
         self._sites: list[web.SockSite] = []
+        self._listening: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self.port = self.config.port
@@ -191,6 +202,11 @@ class AnalyticsHub:
         return f"{'https' if self.config.tls_certificate else 'http'}://{bare}:{self.port}"
 
     @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self.attendance) + (self.workers.clients if self.workers else 0)
+
+    @property
     def reasons(self) -> list[str]:
         """Why it is not ready; nothing when it delivers."""
         return ["the hub does not run"] if self._readiness is None else self._readiness.reasons
@@ -246,8 +262,7 @@ class AnalyticsHub:
         for site in self._sites:
             await site.stop()
         self._sites.clear()
-        if len(self.attendance):
-            await self.attendance.send_away(CloseCode.SHUTTING_DOWN, self.config.drain_seconds)
+        await asyncio.gather(self._send_away(), self._end_workers())
         self._loop = None
         for task in self._tasks:
             task.cancel()
@@ -276,7 +291,10 @@ class AnalyticsHub:
         )
         await gate.start()
         self.broadcaster.start()
-        await self.registrar.start(self.broadcaster)
+        workers = self.workers
+        await self.registrar.start(
+            Everywhere(self.broadcaster, workers) if workers else self.broadcaster
+        )
         self._loop, self._thread = loop, threading.get_ident()
         await self._listen(gate, page, context)
         self._tasks = [
@@ -339,6 +357,11 @@ class AnalyticsHub:
         await self._runner.setup()
         assert self._runner.server is not None
         frontage.watch(self._runner.server)
+        if self.workers is not None:
+            await self.workers.start(self.port)
+            self.workers.listen(sockets, self._runner.server)
+            self._listening = sockets
+            return
         for each in sockets:
             site = web.SockSite(self._runner, each, ssl_context=context, backlog=_AT_ONCE)
             self._sites.append(site)
@@ -365,6 +388,9 @@ class AnalyticsHub:
             clock=self._clock,
         )
         self._api.alert_handler = self._handler
+        if self.workers is not None:
+            self._api.elsewhere = self._others
+            self.attendance.elsewhere = self.workers.counted
         self._readiness = Readiness(
             self.registrar,
             self.broadcaster,
@@ -377,10 +403,12 @@ class AnalyticsHub:
         found = []
         if self._stopping:
             found.append("the hub is shutting down")
-        if not self._sites:
+        if not self._sites and not self._listening:
             found.append("the hub does not listen")
         if any(task.done() for task in self._tasks):
             found.append("a part of the hub has failed: the log says which")
+        if self.workers is not None:
+            found += self.workers.troubles()
         journal = self.registrar.journal
         if journal is not None and journal.failure is not None:
             found.append(f"the journal cannot be written: {journal.failure}")
@@ -397,6 +425,8 @@ class AnalyticsHub:
         self.broadcaster.tally.report()
         self.attendance.gauge()
         text = await asyncio.to_thread(telemetry.render_metrics)
+        if self.workers is not None:
+            text = merged_metrics(text, [told.metrics for told in await self.workers.told()])
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=text, headers=headers)
 
@@ -412,7 +442,7 @@ class AnalyticsHub:
         while True:
             await self._clock.sleep(_LOOK_AT_USERS)
             if await gate.look():
-                self.attendance.recheck()
+                self._recheck()
 
     async def _prune(self) -> None:
         while True:
@@ -429,7 +459,36 @@ class AnalyticsHub:
             StorageError: it could not be written; the tokens still count.
         """
         await self.gate.revoke(user)
+        self._recheck()
+
+    def _recheck(self) -> None:
         self.attendance.recheck()
+        if self.workers is not None:
+            self.workers.recheck()
+
+    def _make_workers(self, worker_log: LogSettings | None) -> Workers:
+        return Workers(
+            self.config,
+            self.registrar,
+            own=self.attendance.counts,
+            log=worker_log,
+            clock=self._clock,
+        )
+
+    async def _others(self) -> list[dict[str, Any]]:
+        assert self.workers is not None
+        return [client for told in await self.workers.told() for client in told.clients]
+
+    async def _send_away(self) -> None:
+        if len(self.attendance):
+            await self.attendance.send_away(CloseCode.SHUTTING_DOWN, self.config.drain_seconds)
+
+    async def _end_workers(self) -> None:
+        if self.workers is not None:
+            await self.workers.close()
+        for each in self._listening:
+            each.close()
+        self._listening = []
 
     def _prepared(
         self, channel: str, type: str, data: Any, key: str | None, id: str | None

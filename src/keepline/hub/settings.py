@@ -4,6 +4,7 @@ Invariants: every number is checked here, before anything starts; a preset is on
 beside it counts.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tls_key: PEM file with its key.
         page: directory with the static page; the one that comes with the hub unless given.
         slice: clients written to before others get the loop.
+        workers: processes beside the hub's own that fan out (Linux); 0 for none.
     """
 
     host: str = "127.0.0.1"
@@ -149,6 +151,7 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_key: Path | None = None
     page: Path | None = None
     slice: int = 100
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -162,6 +165,11 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigError("TLS needs both a certificate and its key", key="tls_key")
+        if self.workers and self.tls_certificate is not None:
+            words = "take connections without TLS: let a proxy in front speak it, or have none"
+            raise ConfigError(words, key="workers")
+        if self.workers and sys.platform != "linux":
+            raise ConfigError("are for Linux alone; have none", key="workers")
         self._check()
 
     @classmethod
@@ -221,6 +229,7 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ("drain_seconds", self.drain_seconds, 0, 600),
             ("canary_seconds", self.canary_seconds, 0.1, 3600),
             ("slice", self.slice, 1, 100_000),
+            ("workers", self.workers, 0, 64),
         ):
             if not least <= value <= most:
                 raise ConfigError(f"{least:g} to {most:g} makes sense, not {value!r}", key=name)
