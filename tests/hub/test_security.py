@@ -731,7 +731,8 @@ async def test_one_address_has_so_many_connections(
 async def test_sockets_that_say_nothing_are_counted_too(
     house: Callable[..., AnalyticsHub], watch: Watch
 ) -> None:
-    async with house(max_connections_per_address=10) as hub:
+    # nothing else cuts them while this test runs
+    async with house(max_connections_per_address=10, handshake_timeout_seconds=300) as hub:
         pairs = [await asyncio.open_connection("127.0.0.1", hub.port) for _ in range(110)]
         reader, writer = await asyncio.open_connection("127.0.0.1", hub.port)
         with contextlib.suppress(ConnectionError):
