@@ -482,6 +482,7 @@ async def test_heads_that_are_too_large_are_refused(hub: AnalyticsHub, watch: Wa
         answer = await raw(hub.port, request.encode())
         assert answer.status in (0, 400, 414, 431), request[:80]
     await served(hub)
+    assert watch.counted('keepline_hub_connections_total{outcome="no_request"}') == 7
 
 
 async def test_a_head_without_an_end_is_cut(hub: AnalyticsHub, watch: Watch) -> None:
@@ -542,6 +543,9 @@ async def test_who_never_finishes_a_head_is_cut_and_others_are_served(
 
         await asyncio.gather(*(cut(*pair) for pair in pairs))
         await served(hub)
+    # the whole head among them is a request
+    assert watch.counted('keepline_hub_connections_total{outcome="no_request"}') >= 40
+    assert "No request came" in watch.said()
 
 
 async def test_who_dribbles_a_head_is_cut(house: Callable[..., AnalyticsHub], watch: Watch) -> None:
@@ -742,6 +746,8 @@ async def test_sockets_that_say_nothing_are_counted_too(
             with contextlib.suppress(ConnectionError):
                 await each.wait_closed()
         await served(hub)
+    assert watch.counted('keepline_hub_connections_total{outcome="turned_away"}') == 1
+    assert "Too many connections" in watch.said()
 
 
 async def test_a_flood_of_messages_ends_its_connection_alone(

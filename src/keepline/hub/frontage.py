@@ -17,7 +17,7 @@ from keepline.clock import Clock
 from keepline.hub.attendance import neighbourhood
 from keepline.hub.gate import Gate
 from keepline.hub.http_api import No
-from keepline.hub.measures import REQUESTS
+from keepline.hub.measures import CONNECTIONS, REQUESTS
 from keepline.hub.origins import HostRules, OriginRules
 from keepline.hub.page import PAGE_POLICY
 from keepline.hub.presenting import LONGEST_TOKEN
@@ -70,6 +70,7 @@ class Frontage:
         self._most = most_per_address
         self._sockets: Counter[str] = Counter()
         self._addresses: dict[Any, str] = {}
+        self._silent: set[Any] = set()  # who has not asked for anything yet
 
     def application(self, routes: list[web.RouteDef]) -> web.Application:
         """An application with these routes behind all checks."""
@@ -104,11 +105,19 @@ class Frontage:
             self._sockets[address] += 1
             self._addresses[handler] = address
             if self._sockets[address] > self._most:
+                CONNECTIONS.inc("turned_away")
+                event(log, logging.INFO, "Too many connections", address=address)
                 transport.abort()
+            else:
+                self._silent.add(handler)
 
         def connection_lost(handler: Any, exc: BaseException | None = None) -> None:
             lost(handler, exc)
             address = self._addresses.pop(handler, None)
+            if handler in self._silent:
+                self._silent.discard(handler)
+                CONNECTIONS.inc("no_request")
+                event(log, logging.INFO, "No request came", address=address)
             if address is not None:
                 self._sockets[address] -= 1
                 if not self._sockets[address]:
@@ -121,6 +130,7 @@ class Frontage:
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
             started = self._clock.boottime()
+            self._silent.discard(request.protocol)
             try:
                 response = self._barred(request) or await handler(request)
             except Exception as error:
