@@ -164,7 +164,9 @@ async def test_a_user_who_is_revoked_is_sent_away_by_every_worker(clean_environm
         assert [await screen.end() for screen in screens] == [3502] * 4
 
 
-async def test_at_the_end_all_are_told_to_come_back(clean_environment: Path) -> None:
+async def test_at_the_end_all_are_told_to_come_back(
+    clean_environment: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with hub(clean_environment) as running:
         async with watchers(running.url, 4) as screens:
             for screen in screens:
@@ -173,6 +175,7 @@ async def test_at_the_end_all_are_told_to_come_back(clean_environment: Path) -> 
             assert (await ending)[1:] == [3001] * 4
         assert running.workers is not None
         assert running.workers.pids == []
+    assert "Worker lost" not in caplog.text
 
 
 async def test_without_a_worker_the_hub_serves_by_itself_and_says_so(

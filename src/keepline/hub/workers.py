@@ -57,6 +57,8 @@ _MOST_BEHIND = 64 << 20
 _LIVE = b"GET /ws/analytics"
 _TCP_DEFER_ACCEPT = getattr(socket, "TCP_DEFER_ACCEPT", None)
 _GRACE_SECONDS = 8.0
+_START_SECONDS = 20.0
+_ANSWER_SECONDS = 2.0
 
 Counts = Mapping[tuple[str, str], int]
 
@@ -100,6 +102,7 @@ class Workers:
         self._next = 0
         self._elsewhere: dict[tuple[str, str], int] = {}
         self._complete = asyncio.Event()
+        self._closing = False
 
     async def start(self, port: int) -> None:
         """Start them; return when each serves or has failed once.
@@ -108,6 +111,7 @@ class Workers:
             port: where the hub listens.
         """
         self._port = port
+        self._closing = False
         first = [asyncio.Event() for _ in range(self._config.workers)]
         self._keepers = [asyncio.create_task(self._keep(event)) for event in first]
         await asyncio.gather(*(event.wait() for event in first))
@@ -133,6 +137,7 @@ class Workers:
 
     async def close(self) -> None:
         """Have them send their clients away, and end."""
+        self._closing = True
         await self.hang_up()
         for worker in self._live:
             worker.tell_to_end()
@@ -161,7 +166,7 @@ class Workers:
 
     async def told(self) -> list[Told]:
         """Who is connected to them, and their numbers; of those that answer in time."""
-        answers = (worker.ask(self._clock, self._silence_seconds) for worker in self._live)
+        answers = (worker.ask(self._clock, _ANSWER_SECONDS) for worker in self._live)
         found = await asyncio.gather(*answers)
         return [each for each in found if each is not None]
 
@@ -198,17 +203,17 @@ class Workers:
             try:
                 await worker.spawn(self._order())
                 self._begin(worker)
-                await within(self._clock, 30.0, worker.serves.wait())
-                failures = 0
-                first.set()
+                worker.on_serving = first.set
                 reason = await worker.until_over(self._silence_seconds)
-            except (OSError, TimeoutError, KeeplineError) as error:
+            except OSError as error:
                 reason = str(error)
             finally:
                 self._forget(worker)
                 await worker.kill()
                 first.set()
-            failures += 1
+            if self._closing:
+                return
+            failures = 1 if worker.serves.is_set() else failures + 1
             event(log, logging.ERROR, "Worker lost", pid=worker.pid, reason=reason)
             RESTARTS.inc()
             await self._clock.sleep(_BACKOFF.delay(failures, self._clock.chance()))
@@ -312,6 +317,7 @@ class _Worker:
         self.counts: Counts = {}
         self.clients = 0
         self.pid = 0
+        self.on_serving: Callable[[], object] = lambda: None
         self._heard_at = clock.boottime()
         self._heard = heard
         self._answered = answered
@@ -386,7 +392,7 @@ class _Worker:
         ends = {
             asyncio.ensure_future(self._process.wait()): "its process ended",
             asyncio.ensure_future(self._silence(silence)): f"no sign of life for {silence:g} s",
-            asyncio.ensure_future(self._behind.wait()): "it does not take its messages",
+            asyncio.ensure_future(self._behind.wait()): "it takes or says nothing any more",
         }
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -422,6 +428,8 @@ class _Worker:
             self._hand = None
 
     async def _silence(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await within(self._clock, _START_SECONDS, self.serves.wait())
         while (left := self._heard_at + seconds - self._clock.boottime()) > 0:
             await self._clock.sleep(left)
 
@@ -437,6 +445,7 @@ class _Worker:
                 self._heard_at = self._clock.boottime()
                 self.clients = word.clients
                 self.serves.set()
+                self.on_serving()
                 self._heard(self, word)
             case Read():
                 self._start(self._answered(self, word))
