@@ -6,12 +6,13 @@ on the disk before anybody gets it.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ class AnalyticsHub:
         self._listening: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._busy: asyncio.Future[None] | None = None
         self.port = self.config.port
 
     # publishing
@@ -244,18 +246,36 @@ class AnalyticsHub:
             StorageError: the journal or the users file cannot be used.
             OSError: the port is taken.
         """
-        if self._loop is not None:
-            raise ConfigError("the hub runs already", key="hub")
-        loop = asyncio.get_running_loop()
-        self._stopping = False
-        try:
-            await self._open(loop)
-        except BaseException:
-            await self.stop()
-            raise
+        async with self._turn():
+            if self._loop is not None:
+                raise ConfigError("the hub runs already", key="hub")
+            self._stopping = False
+            try:
+                await self._open(asyncio.get_running_loop())
+            except BaseException:
+                await self._close()
+                raise
 
     async def stop(self) -> None:
         """Take no more connections, send the clients away with a code that says come back, and end."""
+        async with self._turn():
+            await self._close()
+
+    # inside
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One start or stop at a time; whoever comes meanwhile waits for its end."""
+        while self._busy is not None:
+            await asyncio.wait([self._busy])
+        self._busy = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            self._busy.set_result(None)
+            self._busy = None
+
+    async def _close(self) -> None:
         self._stopping = True
         if self._door is not None:
             self._door.draining = True
@@ -280,8 +300,6 @@ class AnalyticsHub:
         self._gate = self._http = self._api = self._door = self._readiness = None
         telemetry.event(log, logging.INFO, "Hub stopped", port=self.port)
 
-    # inside
-
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         self._http = HttpSession()
         settings = self.config.gate or GateSettings(directory=self.config.directory)
@@ -295,6 +313,8 @@ class AnalyticsHub:
         await self.registrar.start(
             Everywhere(self.broadcaster, workers) if workers else self.broadcaster
         )
+        with self._inbox_lock:
+            self._inbox.clear()  # what came too late for an earlier life
         self._loop, self._thread = loop, threading.get_ident()
         await self._listen(gate, page, context)
         self._tasks = [
@@ -325,7 +345,9 @@ class AnalyticsHub:
     async def _listen(self, gate: Gate, page: Page, context: ssl.SSLContext | None) -> None:
         host = self.config.host
         names = own_hosts(host)
-        sockets = await bind(host, self.config.port)  # origins hold the port, so it is bound first
+        sockets = self._listening = await bind(
+            host, self.config.port
+        )  # origins hold the port, so it is bound first
         self.port = sockets[0].getsockname()[1]
         origins = OriginRules(
             [*own_origins(names, self.port, tls=context is not None), *self.config.allowed_origins]
@@ -360,7 +382,6 @@ class AnalyticsHub:
         if self.workers is not None:
             await self.workers.start(self.port)
             self.workers.listen(sockets, self._runner.server)
-            self._listening = sockets
             return
         for each in sockets:
             site = web.SockSite(self._runner, each, ssl_context=context, backlog=_AT_ONCE)
@@ -491,9 +512,9 @@ class AnalyticsHub:
         self._listening = []
 
     def _prepared(
-        self, channel: str, type: str, data: Any, key: str | None, id: str | None
+        self, channel: object, type: str, data: Any, key: str | None, id: str | None
     ) -> bytes:
-        if channel not in self._public:
+        if not isinstance(channel, str) or channel not in self._public:
             known = ", ".join(sorted(self._public))
             raise ConfigError(f"there is no channel {channel!r}; there are {known}", key="channel")
         return self.registrar.prepared(channel, type, data, key, id)
@@ -512,6 +533,8 @@ class AnalyticsHub:
             try:
                 loop.call_soon_threadsafe(self._empty_inbox)
             except RuntimeError:
+                with self._inbox_lock:
+                    self._inbox.clear()
                 raise Closed("the hub's loop is closed") from None
 
     def _empty_inbox(self) -> None:
