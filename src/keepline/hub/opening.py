@@ -26,7 +26,7 @@ USERS_FILE_NAME = "hub-users.jsonl"
 _LARGEST_KEY = 64 * 1024
 
 
-class IssuerSettings(Struct, frozen=True, kw_only=True):
+class IssuerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another issuer whose tokens count; exactly one of `jwks_url`, `jwks_file`, `key_file` and `secret` says its keys.
 
     Attributes:
@@ -53,7 +53,7 @@ class IssuerSettings(Struct, frozen=True, kw_only=True):
         return f"<IssuerSettings {self.issuer}>"
 
 
-class GateSettings(Struct, frozen=True, kw_only=True):
+class GateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be said about the hub's doors.
 
     Attributes:

@@ -15,13 +15,13 @@ from keepline.hub.channels import Policy
 from keepline.hub.closecodes import CloseCode
 from keepline.hub.measures import CANARY, READY
 from keepline.hub.registrar import Registrar
-from keepline.hub.settings import ChannelSettings
+from keepline.hub.settings import OWN_CHANNEL, ChannelSettings
 
 __all__ = ["CANARY_CHANNEL", "CANARY_CLIENT", "Readiness"]
 
 CANARY_CLIENT = "canary"
 CANARY_CHANNEL = ChannelSettings(
-    name="keepline-canary", policy=Policy.DROP_OLDEST, history_count=1, history_seconds=60.0
+    name=OWN_CHANNEL, policy=Policy.DROP_OLDEST, history_count=1, history_seconds=60.0
 )
 """Clients cannot subscribe to it: it is not one of the hub's public channels."""
 

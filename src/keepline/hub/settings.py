@@ -18,12 +18,14 @@ from keepline.hub.channels import Policy
 from keepline.hub.limits import Limits
 from keepline.hub.opening import GateSettings
 
-__all__ = ["CHANNELS", "PRESETS", "ChannelSettings", "HubConfig", "Preset"]
+__all__ = ["CHANNELS", "OWN_CHANNEL", "PRESETS", "ChannelSettings", "HubConfig", "Preset"]
 
 DAY = 86_400.0
+OWN_CHANNEL = "keepline-canary"
+"""The one that the hub publishes to itself, to prove that it delivers."""
 
 
-class ChannelSettings(Struct, frozen=True, kw_only=True):
+class ChannelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One channel.
 
     Attributes:
@@ -163,6 +165,8 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                     f"{name!r}: a channel's name is 1 to 64 of a-z, 0-9 and dashes, and there once",
                     key="channels",
                 )
+            if name == OWN_CHANNEL:
+                raise ConfigError(f"{name!r} is the hub's own: choose another name", key="channels")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigError("TLS needs both a certificate and its key", key="tls_key")
         if self.workers and self.tls_certificate is not None:
@@ -181,6 +185,8 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         if isinstance(config, HubConfig):
             return config
+        if config is not None and not isinstance(config, Mapping):
+            raise ConfigError(f"a HubConfig or a mapping is needed, not {config!r}", key="hub")
         try:
             return msgspec.convert(dict(config or {}), cls, dec_hook=_path)
         except msgspec.ValidationError as error:
@@ -231,8 +237,19 @@ class HubConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ("slice", self.slice, 1, 100_000),
             ("workers", self.workers, 0, 64),
         ):
-            if not least <= value <= most:
-                raise ConfigError(f"{least:g} to {most:g} makes sense, not {value!r}", key=name)
+            _within(name, value, least, most)
+        for each in self.channels:
+            place = f"channels.{each.name}"
+            _within(f"{place}.history_count", each.history_count, 0, 1_000_000)
+            _within(f"{place}.history_seconds", each.history_seconds, 0, 366 * DAY)
+            _within(f"{place}.snapshot_count", each.snapshot_count, 0, 10_000)
+            _within(f"{place}.retention_count", each.retention_count, 1, 100_000_000)
+            _within(f"{place}.retention_seconds", each.retention_seconds, 1, 36_600 * DAY)
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{least:g} to {most:g} makes sense, not {value!r}", key=name)
 
 
 def _or(value: Any, otherwise: Any) -> Any:
