@@ -15,6 +15,7 @@ import msgspec
 from keepline.errors import ConfigError
 
 __all__ = [
+    "OWN_TYPES",
     "Message",
     "Stamps",
     "encode_control",
@@ -23,6 +24,11 @@ __all__ = [
     "encode_snapshot",
     "join",
 ]
+
+OWN_TYPES = frozenset(
+    {"welcome", "subscribed", "unsubscribed", "refreshed", "snapshot", "gap", "error", "expiring", "pong"}
+)  # fmt: skip
+"""Types that say something about the connection or a channel: only the hub sends them."""
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 

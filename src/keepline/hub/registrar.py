@@ -17,7 +17,7 @@ from keepline.errors import ConfigError
 from keepline.hub.channels import Channel, Policy
 from keepline.hub.journal import Entry, MessageJournal, Retention, Stored
 from keepline.hub.measures import MESSAGES
-from keepline.hub.messages import Message, Stamps, encode_data
+from keepline.hub.messages import OWN_TYPES, Message, Stamps, encode_data
 from keepline.hub.publishing import LONGEST_WORD
 from keepline.hub.settings import ChannelSettings
 from keepline.hub.stored import StoredMessages
@@ -136,11 +136,13 @@ class Registrar:
         Raises:
             ConfigError: no such channel, a word that is none, data that JSON cannot say or that is too large.
         """
-        if channel not in self.channels:
+        if not isinstance(channel, str) or channel not in self.channels:
             known = ", ".join(self.channels)
             raise ConfigError(f"there is no channel {channel!r}; there are {known}", key="channel")
         for name, word in (("type", type), ("key", key), ("id", id)):
             _check_word(name, word, needed=name == "type")
+        if type in OWN_TYPES:
+            raise ConfigError(f"{type!r} is the hub's own word: choose another", key="type")
         text = encode_data(data)
         if len(text) > self._max_data:
             raise ConfigError(
@@ -268,3 +270,8 @@ def _check_word(name: str, word: object, *, needed: bool) -> None:
         return
     if not isinstance(word, str) or not 0 < len(word) <= LONGEST_WORD:
         raise ConfigError(f"a text of 1 to {LONGEST_WORD} characters is needed", key=name)
+    if not word.isascii():
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError("half of a surrogate pair is no text", key=name) from None
