@@ -239,48 +239,52 @@ class HttpApi:
         good, bad = await asyncio.to_thread(read_drafts, body, lines=lines)
         if bad and bad[0].code == "too_many_lines":
             raise No(reply(413, {"error": bad[0].code, "message": bad[0].message}))
-        accepted = duplicates = 0
-        storing: list[tuple[int, Awaitable[Any]]] = []
+        fit = []
         for number, draft in good:
-            outcome = self._take(identity, number, draft)
-            if isinstance(outcome, Flaw):
-                bad.append(outcome)
-            elif isinstance(outcome, bool):
-                accepted += 1
-                duplicates += not outcome
+            made = self._fit(identity, number, draft)
+            if isinstance(made, Flaw):
+                bad.append(made)
             else:
-                storing.append((number, outcome))
-        for stored in await asyncio.gather(*(each for _, each in storing), return_exceptions=True):
-            if isinstance(stored, BaseException):
-                raise No(_unavailable()) from stored
-            accepted += 1
-            duplicates += not stored.new
+                fit.append((draft, made))
+        new = await self._stored([each for each in fit if self._registrar.durable(each[0].channel)])
+        new += [  # after those that may fail: who is told 503 comes again with all of them
+            self._registrar.publish(each.channel, each.type, text, key=each.key, id=each.id).new
+            for each, text in fit
+            if not self._registrar.durable(each.channel)
+        ]
         bad.sort(key=lambda flaw: flaw.line)
         if not good and len(bad) == 1 and not lines:
             raise No(reply(400, {"error": bad[0].code, "message": bad[0].message}))
-        return answer_body(Answered(accepted, duplicates, bad))
+        return answer_body(Answered(len(new), new.count(False), bad))
 
-    def _take(
-        self, identity: Identity, number: int, draft: Draft
-    ) -> "Flaw | bool | Awaitable[Any]":
-        """Publish a line; whether it is new, or what will say so once it is stored."""
+    def _fit(self, identity: Identity, number: int, draft: Draft) -> Flaw | bytes:
+        """The data of a line that may be published, or why it may not."""
         channel = draft.channel
         if channel not in self._public:
             return Flaw(number, "unknown_channel", "there is no such channel")
         if self._gate.allows(identity, Action.PUBLISH, channel) is not None:
             return Flaw(number, "forbidden", "this role may not publish there")
         try:
-            text = self._registrar.prepared(channel, draft.type, draft.data, draft.key, draft.id)
+            return self._registrar.prepared(channel, draft.type, draft.data, draft.key, draft.id)
         except ConfigError as error:
             return Flaw(number, "too_large" if "bytes" in str(error) else "bad_data", str(error))
-        if not self._registrar.durable(channel):
-            done = self._registrar.publish(channel, draft.type, text, key=draft.key, id=draft.id)
-            return done.new
-        try:
-            stored = self._registrar.post(channel, draft.type, text, key=draft.key, id=draft.id)
-        except (QueueFull, Closed):
-            raise No(_unavailable()) from None
-        return asyncio.wrap_future(stored)
+
+    async def _stored(self, wanted: list[tuple[Draft, bytes]]) -> list[bool]:
+        """Put lines on the disk; whether each was new."""
+        post = self._registrar.post
+        posted = []
+        full = False
+        for draft, text in wanted:
+            try:
+                done = post(draft.channel, draft.type, text, key=draft.key, id=draft.id)
+            except (QueueFull, Closed):
+                full = True
+                break
+            posted.append(asyncio.wrap_future(done))
+        stored = await asyncio.gather(*posted, return_exceptions=True)
+        if full or any(isinstance(each, BaseException) for each in stored):
+            raise No(_unavailable())
+        return [each.new for each in stored if not isinstance(each, BaseException)]
 
     async def _identity(self, request: web.Request) -> Identity:
         verdict = await self._gate.admit(
