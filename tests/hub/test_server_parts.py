@@ -275,7 +275,7 @@ def test_what_was_delivered_is_told_once() -> None:
     tally = Tally()
     tally.frame(3, 10, 0.004)
     tally.conflated = 2
-    tally.dropped["line"] += 4
+    tally.dropped["line", "slow"] += 4
     tally.report()
     assert (tally.delivered, tally.conflated, dict(tally.dropped)) == (0, 0, {})
     tally.report()

@@ -277,7 +277,7 @@ class Broadcaster:
 
     def _write_to(self, delivery: Delivery, clients: list[Client], now: float) -> None:
         frame = delivery.frame
-        written = 0
+        written: list[Client] = []
         for client in clients:
             transport = client.link.transport
             if transport.get_write_buffer_size():
@@ -285,19 +285,21 @@ class Broadcaster:
                 self._spawn(self._drained(client))
             else:
                 transport.write(frame)
-                written += 1
+                written.append(client)
         if written and delivery.batch is not None:
-            self._count(delivery, clients, written)
+            self._count(delivery, written)
 
-    def _count(self, delivery: Delivery, clients: list[Client], written: int) -> None:
+    def _count(self, delivery: Delivery, written: list[Client]) -> None:
         tally, batch = self.tally, delivery.batch
-        tally.frame(written, delivery.count, max(0.0, self._clock.boottime() - delivery.oldest))
+        tally.frame(
+            len(written), delivery.count, max(0.0, self._clock.boottime() - delivery.oldest)
+        )
         if batch is not None and batch.conflated:
-            tally.conflated += written * delivery.conflated()
+            tally.conflated += len(written) * delivery.conflated()
         if batch is not None and batch.dropped:
-            for name, count in batch.dropped.items():
-                tally.dropped[name] += written * count
-            for client in clients:
+            for lost, count in batch.dropped.items():
+                tally.dropped[lost] += len(written) * count
+            for client in written:
                 client.link.overflowed(delivery.dropped())
 
     async def _drained(self, client: Client) -> None:

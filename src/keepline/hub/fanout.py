@@ -170,8 +170,8 @@ class Hub:
         if not client.bucket.take(now):
             self.offend(client, Offence.of(ErrorCode.RATE_LIMITED), now)
             return None
-        if len(text) > self.limits.max_message:
-            detail = f"{len(text)} bytes, {self.limits.max_message} are allowed"
+        if (size := _size(text, self.limits.max_message)) > self.limits.max_message:
+            detail = f"{size} bytes, {self.limits.max_message} are allowed"
             self.offend(client, Offence.of(ErrorCode.TOO_LARGE, detail), now)
             return None
         request = parse(text)
@@ -349,3 +349,10 @@ class Hub:
         if channel.policy is Policy.NEVER:
             return channel.first() - 1, 0  # what is retained is delivered one by one
         return UNSEEN, 0
+
+
+def _size(text: bytes | str, most: int) -> int:
+    """In bytes; what is short enough however it is written is not written out for that."""
+    if isinstance(text, bytes) or len(text) * 4 <= most:
+        return len(text)
+    return len(text.encode(errors="surrogatepass"))

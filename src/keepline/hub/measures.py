@@ -92,7 +92,7 @@ class Tally:
     def __init__(self) -> None:
         self.delivered = 0
         self.conflated = 0
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[tuple[str, str]] = Counter()
         self._clear()
 
     def frame(self, clients: int, messages: int, seconds: float) -> None:
@@ -112,8 +112,8 @@ class Tally:
         _DELIVERY.add(self._delay, self._delay_sum)
         if self.conflated:
             _CONFLATED.inc(by=self.conflated)
-        for channel, count in self.dropped.items():
-            _DROPPED.inc(channel, "slow", by=count)
+        for (channel, reason), count in self.dropped.items():
+            _DROPPED.inc(channel, reason, by=count)
         self.delivered = self.conflated = 0
         self.dropped.clear()
         self._clear()

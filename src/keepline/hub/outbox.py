@@ -23,7 +23,7 @@ class Batch:
         texts: the messages.
         oldest: when the oldest of them was published.
         conflated: messages that were passed over because a newer one of their key goes out, by channel.
-        dropped: messages that were lost and announced by a gap, by channel.
+        dropped: messages that were lost and announced by a gap, by channel and reason.
     """
 
     __slots__ = ("conflated", "dropped", "oldest", "texts")
@@ -32,7 +32,7 @@ class Batch:
         self.texts: list[bytes] = []
         self.oldest = now
         self.conflated: dict[str, int] = {}
-        self.dropped: dict[str, int] = {}
+        self.dropped: dict[tuple[str, str], int] = {}
 
 
 class Outbox:
@@ -218,7 +218,7 @@ class Outbox:
             return False
         gap = Gap(cursor + 1, first - 1, reason)
         batch.texts.append(channel.gap_text(gap, now, stamps))
-        batch.dropped[channel.name] = first - 1 - cursor
+        batch.dropped[channel.name, reason] = first - 1 - cursor
         self.cursors[i] = first - 1
         self._used(i, first - 1)
         return True
