@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,9 @@ def keepline(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Run a command line in this process; `stdin` is what it reads."""
 
     def command(*arguments: str, stdin: str = "") -> Answer:
-        reading, writing = os.pipe()
-        os.write(writing, stdin.encode())
-        os.close(writing)
-        with os.fdopen(reading, "r") as stream:
+        with tempfile.TemporaryFile("w+") as stream:  # a pipe would hold 64 KiB and no more
+            stream.write(stdin)
+            stream.seek(0)
             monkeypatch.setattr(sys, "stdin", stream)
             code = run(arguments)
         told = capfd.readouterr()

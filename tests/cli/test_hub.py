@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from tests.cli.conftest import Command, Program
 from tests.hub.hub_double import HubDouble, cut, status
 
@@ -152,6 +153,29 @@ def test_what_cannot_be_published_is_usage(
     assert (answer.code, words in answer.err) == (2, True), answer.err
 
 
+def test_large_lines_leave_in_several_requests(keepline: Command, hub: HubDouble) -> None:
+    line = json.dumps({"channel": "alerts", "type": "alert", "data": "x" * 100_000}) + "\n"
+    answer = keepline("hub", "publish", "--json", stdin=line * 12)
+    assert (answer.code, answer.json["accepted"]) == (0, 12)
+    assert len(hub.requests) > 1
+    assert max(len(body) for _, body in hub.requests) < 700_000
+
+
+def test_a_line_that_spoils_its_batch_is_found_and_the_others_arrive(
+    keepline: Command, hub: HubDouble
+) -> None:
+    async def judge(request: web.Request) -> web.Response | None:
+        poisoned = b'"n":5}' in await request.read()
+        words = {"error": "too_large", "message": "at most \x1b[1m9 bytes\nare taken"}
+        return web.json_response(words, status=413) if poisoned else None
+
+    hub.before += [judge] * 100
+    answer = keepline("hub", "publish", stdin="".join(LINE % n for n in range(8)))
+    assert answer.code == 1
+    assert [each["n"] for each in hub.data] == [0, 1, 2, 3, 4, 6, 7]
+    assert "line 6 refused: at most [1m9 bytesare taken (too_large)" in answer.err
+
+
 async def test_lines_that_come_slowly_are_published_as_they_come(clean_environment: Path) -> None:
     hub = HubDouble()
     await hub.start()
@@ -203,17 +227,32 @@ def test_it_shows_only_what_was_asked_for_by_channel_type_and_key(
     assert hub.asked[0]["channels"] == ["alerts"]
 
 
-def test_without_a_name_it_follows_the_hubs_own_channels(keepline: Command, hub: HubDouble) -> None:
+def test_without_a_name_it_follows_what_the_token_may(keepline: Command, hub: HubDouble) -> None:
     hub.on_socket = sends(
         {"type": "error", "channel": "system", "data": {"code": "forbidden", "message": "no"}},
         alert(1),
     )
     answer = keepline("hub", "tail", "--count", "1")
     assert "note: system: no (forbidden)" in answer.err
-    assert sorted(hub.asked[0]["channels"]) == [
-        *("alerts", "exposure-updates", "lp-performance"),
-        *("routing-metrics", "system"),
-    ]
+    assert hub.asked[0]["channels"] == ["alerts", "system"]
+
+
+@pytest.mark.parametrize(
+    ("listing", "words"),
+    [
+        ({"channels": []}, "may follow no channel"),
+        ({"channels": [{"channel": "mine", "may": ["publish"]}]}, "may follow no channel"),
+        ({"channels": ["alerts"]}, "not a hub's"),
+        ([], "not a hub's"),
+    ],
+)
+def test_a_token_that_may_follow_nothing_is_told_so(
+    keepline: Command, hub: HubDouble, listing: object, words: str
+) -> None:
+    hub.listing = listing
+    answer = keepline("hub", "tail")
+    assert (answer.code, words in answer.err) == (1, True), answer.err
+    assert not hub.sockets
 
 
 def test_it_ends_after_its_time_without_an_error(keepline: Command, hub: HubDouble) -> None:

@@ -20,6 +20,14 @@ from keepline.hub.publishing import (
     read_drafts,
 )
 
+LISTING = {
+    "channels": [
+        {"channel": "alerts", "may": ["subscribe"]},
+        {"channel": "system", "may": ["subscribe", "publish"]},
+        {"channel": "mine", "may": ["publish"]},
+    ]
+}
+
 Fault = Callable[[web.Request], Any]
 
 
@@ -33,6 +41,7 @@ class HubDouble:
         faults: taken one by one, before (`before`) or after (`after`) a request was worked on.
         tokens: those that are good.
         refuse: channels whose lines are refused.
+        listing: the answer of `GET /api/channels`.
     """
 
     published: list[Draft] = field(default_factory=list)
@@ -46,6 +55,7 @@ class HubDouble:
     asked: list[Any] = field(default_factory=list)
     on_socket: Callable[["HubDouble", web.WebSocketResponse, Any], Any] | None = None
     url: str = ""
+    listing: Any = field(default_factory=lambda: LISTING)
     got: asyncio.Event = field(default_factory=asyncio.Event)
     _keys: Idempotency = field(default_factory=Idempotency)
     _runner: web.AppRunner | None = None
@@ -54,6 +64,7 @@ class HubDouble:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/api/publish", self._publish)
+        app.router.add_get("/api/channels", self._channels)
         app.router.add_get("/ws/analytics", self._socket)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -110,6 +121,11 @@ class HubDouble:
         answer = answer_body(Answered(len(body.splitlines()) - len(bad), duplicates, bad))
         self._keys.finish("me", key, answer)
         return answer
+
+    async def _channels(self, request: web.Request) -> web.StreamResponse:
+        if request.headers["Authorization"].removeprefix("Bearer ") not in self.tokens:
+            return web.Response(status=401)
+        return web.json_response(self.listing)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if request.headers["Authorization"].removeprefix("Bearer ") not in self.tokens:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keepline.cli.options import JsonOption
+from keepline.cli.options import ConfigOption, JsonOption
 from keepline.cli.output import say, show_fields, show_json, write
 
 __all__ = ["add_to"]
@@ -20,7 +20,9 @@ group = typer.Typer(
 UrlOption = Annotated[
     str,
     typer.Option(
-        "--url", metavar="URL", help="The hub; else KEEPLINE_HUB_URL, http://127.0.0.1:7999."
+        "--url",
+        metavar="URL",
+        help="The hub; else KEEPLINE_HUB_URL, the [hub] of the configuration.",
     ),
 ]
 TokenFile = Annotated[
@@ -51,6 +53,7 @@ def publish(
     url: UrlOption = "",
     token_file: TokenFile = None,
     token_stdin: TokenInput = False,
+    config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
     """Publish lines of JSON from standard input: {"channel": …, "type": …, "data": …}. Exit 1 when one is refused."""
@@ -61,6 +64,7 @@ def publish(
 
     if bool(channel) != bool(type_) or ((key or id_) and not channel):
         raise ConfigError("--channel and --type belong together, --key and --id to them")
+    address = hubtalk.hub_url(url, config)
     done = hubtalk.Published()
 
     async def work() -> None:
@@ -68,7 +72,7 @@ def publish(
         lines = hubtalk.lines_of()
         if channel:
             lines = hubtalk.just(await hubtalk.one_message(channel, type_, key, id_))
-        await hubtalk.publish(hubtalk.hub_url(url), token, lines, done)
+        await hubtalk.publish(address, token, lines, done)
 
     try:
         number = asyncio.run(until_signal(work()))
@@ -92,7 +96,9 @@ def tail(
     channels: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CHANNEL]…", help="Those of the hub, if not said.", show_default=False
+            metavar="[CHANNEL]…",
+            help="All that the token may follow, if not said.",
+            show_default=False,
         ),
     ] = None,
     types: Annotated[
@@ -108,21 +114,23 @@ def tail(
     url: UrlOption = "",
     token_file: TokenFile = None,
     token_stdin: TokenInput = False,
+    config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
     """Follow channels as a screen does; after a break it goes on where it was."""
     from keepline.cli.exits import DONE, exit_code_of_signal
     from keepline.daemon import hubtalk
     from keepline.daemon.run import until_signal
-    from keepline.hub.outgoing import POLICIES
     from keepline.hub.tail import Tail
+
+    address = hubtalk.hub_url(url, config)
 
     async def work() -> None:
         token = await hubtalk.read_hub_token(token_file, from_input=token_stdin)
         following = Tail(
-            hubtalk.hub_url(url),
+            address,
             token,
-            channels or list(POLICIES),
+            channels or await hubtalk.channels_of(address, token),
             types=types or (),
             keys=keys or (),
             note=lambda words: say(f"note: {words}"),

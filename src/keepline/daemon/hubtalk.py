@@ -12,18 +12,29 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from keepline.clock import SYSTEM_CLOCK, Clock
+from keepline.config import HubSettings, load
 from keepline.config.sections import read_secret_file
 from keepline.daemon.loop import from_thread
 from keepline.errors import APIError, ConfigError, PermanentError, SignInRequired, TransientError
 from keepline.http import HttpSession, Response, redacted_url
 from keepline.hub.messages import encode_data
-from keepline.hub.publishing import Answered, Draft, Flaw, encode_draft, read_answer, read_drafts
+from keepline.hub.publishing import (
+    Draft,
+    Flaw,
+    encode_draft,
+    read_answer,
+    read_drafts,
+    read_no,
+)
 from keepline.resilience.backoff import Backoff
 from keepline.resilience.classify import parse_retry_after
 
 __all__ = [
     "Published",
+    "channels_of",
     "for_a_while",
     "hub_url",
     "just",
@@ -33,12 +44,23 @@ __all__ = [
     "read_hub_token",
 ]
 
-DEFAULT_URL = "http://127.0.0.1:7999"
 LONGEST_INPUT = 64 << 20
 _MOST = 500
+_MOST_BYTES = 512 << 10
+_ANYWHERE = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
+_REFUSED_WHOLE = (400, 413)
 _QUIET_SECONDS = 0.02
 _BACKOFF = Backoff((0.25, 1.0, 2.0), jitter=0.3)
 _ATTEMPTS = 4
+
+
+class _Row(msgspec.Struct):
+    channel: str
+    may: list[str]
+
+
+class _Listing(msgspec.Struct):
+    channels: list[_Row]
 
 
 @dataclass
@@ -56,10 +78,52 @@ class Published:
     refused: list[Flaw] = field(default_factory=list)
 
 
-def hub_url(given: str) -> str:
-    """`--url`, else KEEPLINE_HUB_URL, else this machine's hub."""
-    address = given or os.environ.get("KEEPLINE_HUB_URL") or DEFAULT_URL
-    return redacted_url(address).rstrip("/")
+def hub_url(given: str, config: Path | None = None) -> str:
+    """`--url`, else KEEPLINE_HUB_URL, else where the configuration's `[hub]` listens.
+
+    Args:
+        given: on the command line, "" for nothing.
+        config: the configuration; looked for when None, and not read when an address is given.
+
+    Raises:
+        ConfigError: no address, or a configuration that is none.
+    """
+    address = given or os.environ.get("KEEPLINE_HUB_URL")
+    return redacted_url(address or _configured(load(config, required=False).hub)).rstrip("/")
+
+
+def _configured(hub: HubSettings) -> str:
+    if hub.port == 0:
+        words = "takes any free port, so nobody knows which: give --url URL, or KEEPLINE_HUB_URL"
+        raise ConfigError(words, key="hub.port")
+    host = "127.0.0.1" if hub.host in _ANYWHERE else hub.host
+    bare = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{'https' if hub.tls_certificate else 'http'}://{bare}:{hub.port}"
+
+
+async def channels_of(url: str, token: str) -> list[str]:
+    """The channels of a hub to which this token may subscribe.
+
+    Raises:
+        SignInRequired: the hub does not take the token.
+        TransientError: the hub cannot be reached.
+        PermanentError: there is none, or it is no hub.
+    """
+    async with HttpSession() as http:
+        answer = await http.request(
+            "GET", f"{url}/api/channels", headers={"Authorization": f"Bearer {token}"}
+        )
+    if answer.status != 200:
+        raise _refused(answer, SYSTEM_CLOCK)
+    try:
+        told = msgspec.json.decode(answer.body, type=_Listing)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        words = f"{answer.url}: the answer is not a hub's: look at the address"
+        raise PermanentError(words) from None
+    names = [row.channel for row in told.channels if "subscribe" in row.may]
+    if not names:
+        raise PermanentError(f"{url}: the role of this token may follow no channel")
+    return names
 
 
 async def read_hub_token(file: Path | None, *, from_input: bool) -> str:
@@ -91,8 +155,6 @@ async def one_message(channel: str, kind: str, key: str, own_id: str) -> bytes:
     Raises:
         ConfigError: that is no JSON, or no message can be made of it.
     """
-    import msgspec
-
     text = await _from_input(lambda: sys.stdin.buffer.read(LONGEST_INPUT))
     try:
         data = encode_data(msgspec.json.decode(text))
@@ -170,13 +232,34 @@ async def _publish_batch(
     done.refused += [flaw._replace(line=first + flaw.line - 1) for flaw in bad]
     if not good:
         return
-    body = b"\n".join(_with_id(batch[number - 1], draft) for number, draft in good)
-    answered = await _send(http, url, token, body, clock)
+    numbered = [(first + number - 1, _with_id(batch[number - 1], draft)) for number, draft in good]
+    await _publish_lines(http, url, token, numbered, done, clock)
+
+
+async def _publish_lines(
+    http: HttpSession,
+    url: str,
+    token: str,
+    lines: list[tuple[int, bytes]],
+    done: Published,
+    clock: Clock,
+) -> None:
+    """Lines with their numbers; when they are refused whole, their halves tell which line is to blame."""
+    answer = await _send(http, url, token, b"\n".join(line for _, line in lines), clock)
+    if answer.status in _REFUSED_WHOLE:
+        middle = len(lines) // 2
+        if not middle:
+            done.refused.append(read_no(answer.status, answer.body)._replace(line=lines[0][0]))
+            return
+        for part in (lines[:middle], lines[middle:]):
+            await _publish_lines(http, url, token, part, done, clock)
+        return
+    answered = read_answer(answer.body)
     done.accepted += answered.accepted
     done.duplicates += answered.duplicates
     for flaw in answered.refused:
-        if 0 < flaw.line <= len(good):
-            done.refused.append(flaw._replace(line=first + good[flaw.line - 1][0] - 1))
+        if 0 < flaw.line <= len(lines):
+            done.refused.append(flaw._replace(line=lines[flaw.line - 1][0]))
 
 
 def _with_id(line: bytes, draft: Draft) -> bytes:
@@ -187,15 +270,18 @@ def _with_id(line: bytes, draft: Draft) -> bytes:
         *(draft.channel, draft.type, bytes(draft.data)),
         key=draft.key,
         id=secrets.token_hex(12),
-        timestamp=draft.timestamp,
     )
 
 
-async def _send(http: HttpSession, url: str, token: str, body: bytes, clock: Clock) -> Answered:
+async def _send(http: HttpSession, url: str, token: str, body: bytes, clock: Clock) -> Response:
+    """The hub's answer: 200, or that it refuses the whole of it."""
     key = secrets.token_hex(16)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _answered(await _post(http, url, token, body, key), url, clock)
+            answer = await _post(http, url, token, body, key)
+            if answer.status == 200 or answer.status in _REFUSED_WHOLE:
+                return answer
+            raise _refused(answer, clock)
         except TransientError as error:
             if attempt == _ATTEMPTS or not error.sent:
                 raise
@@ -213,16 +299,12 @@ async def _post(http: HttpSession, url: str, token: str, body: bytes, key: str) 
     return await http.request("POST", f"{url}/api/publish", headers=headers, content=body)
 
 
-def _answered(answer: Response, url: str, clock: Clock) -> Answered:
-    if answer.status == 200:
-        return read_answer(answer.body)
-    words = f"{url}/api/publish answered {answer.status}"
+def _refused(answer: Response, clock: Clock) -> APIError | SignInRequired:
+    why = read_no(answer.status, answer.body).message
+    words = f"{answer.url} answered {answer.status}: {why}"
     if answer.status == 401:
-        raise SignInRequired(words, command=f"curl -d @login.json {url}/login")
-    raise _error(answer, words, clock)
-
-
-def _error(answer: Response, words: str, clock: Clock) -> APIError:
+        site = answer.url.partition("/api/")[0]
+        return SignInRequired(words, command=f"curl -d @login.json {site}/login")
     if answer.status in (408, 409, 425, 429) or answer.status >= 500:
         asked = parse_retry_after(answer.headers.get("Retry-After"), wall=clock.wall())
         return TransientError(
@@ -233,7 +315,7 @@ def _error(answer: Response, words: str, clock: Clock) -> APIError:
 
 async def _batches(lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, list[bytes]]]:
     """Lines that come within a blink of each other, with the number of the first."""
-    first, batch = 1, list[bytes]()
+    first, batch, size = 1, list[bytes](), 0
     upcoming = asyncio.ensure_future(anext(lines, None))
     try:
         while True:
@@ -242,12 +324,13 @@ async def _batches(lines: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, list
             ended = upcoming.done() and line is None
             if line is not None:
                 batch.append(line)
+                size += len(line)
                 upcoming = asyncio.ensure_future(anext(lines, None))
-                if len(batch) < _MOST:
+                if len(batch) < _MOST and size < _MOST_BYTES:
                     continue
             if batch:
                 yield first, batch
-                first, batch = first + len(batch), []
+                first, batch, size = first + len(batch), [], 0
             if ended:
                 return
     finally:

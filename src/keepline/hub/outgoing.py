@@ -20,7 +20,7 @@ POLICIES: Mapping[str, Policy] = {
     "exposure-updates": "conflate",
     "lp-performance": "conflate",
     "routing-metrics": "drop-oldest",
-    "system": "drop-oldest",
+    "system": "conflate",
 }
 """The hub's own channels as they come; any other is `drop-oldest` unless said."""
 

@@ -262,10 +262,7 @@ class HubPublisher:
         self, channel: str, type: str, data: object, key: str | None, id: str | None
     ) -> bytes:
         made_up = secrets.token_hex(12) if self._queue.policy(channel) == "never" else None
-        timestamp = self._clock.wall().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return encode_draft(
-            channel, type, encode_data(data), key=key, id=id or made_up, timestamp=timestamp
-        )
+        return encode_draft(channel, type, encode_data(data), key=key, id=id or made_up)
 
     def _hand_in(
         self,

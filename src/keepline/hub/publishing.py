@@ -25,12 +25,14 @@ __all__ = [
     "encode_draft",
     "read_answer",
     "read_drafts",
+    "read_no",
 ]
 
 LONGEST_WORD = 128
 """Characters of a channel, a type, a key, an id and an idempotency key."""
 IDEMPOTENCY_SECONDS = 300.0
 """For how long a hub gives the same answer to the same key."""
+_LONGEST_WORDS = 300
 
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_WORD)]
 
@@ -44,7 +46,6 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         data: its JSON.
         key: what it is about, on a channel that keeps the newest per key.
         id: by what it is recognised when it comes again.
-        timestamp: when the publisher was given it, ISO-8601 UTC.
     """
 
     channel: Word
@@ -52,7 +53,6 @@ class Draft(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     data: msgspec.Raw
     key: Word | None = None
     id: Word | None = None
-    timestamp: Annotated[str, msgspec.Meta(max_length=40)] | None = None
 
 
 class Flaw(NamedTuple):
@@ -90,7 +90,6 @@ def encode_draft(
     *,
     key: str | None = None,
     id: str | None = None,
-    timestamp: str | None = None,
 ) -> bytes:
     """One line, without its newline.
 
@@ -100,7 +99,6 @@ def encode_draft(
         data: its JSON text.
         key: what it is about.
         id: by what it is recognised when it comes again.
-        timestamp: when it was given to the publisher.
 
     Raises:
         ConfigError: a word is none, or longer than 128 characters.
@@ -108,7 +106,7 @@ def encode_draft(
     for name, word in (("channel", channel), ("type", type), ("key", key), ("id", id)):
         if word is not None or name in ("channel", "type"):
             _check_word(name, word)
-    draft = Draft(channel, type, msgspec.Raw(data), key, id, timestamp)
+    draft = Draft(channel, type, msgspec.Raw(data), key, id)
     try:
         return msgspec.json.encode(draft)
     except UnicodeEncodeError:
@@ -173,6 +171,26 @@ def read_answer(body: bytes) -> Answered:
         raise ProtocolError("the answer is not a hub's: look at the address") from None
     refused = [Flaw(each.line, each.code, each.message) for each in told.refused]
     return Answered(told.accepted, told.duplicates, refused)
+
+
+class _No(msgspec.Struct):
+    error: str
+    message: str
+
+
+def read_no(status: int, body: bytes) -> Flaw:
+    """Why a hub refused a request whole, in its own words; in ours when it is no hub that answered.
+
+    Args:
+        status: the HTTP status.
+        body: of the answer.
+    """
+    try:
+        told = msgspec.json.decode(body, type=_No)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Flaw(1, f"status_{status}", "it was refused")
+    message = "".join(each for each in told.message if each.isprintable())
+    return Flaw(1, told.error[:LONGEST_WORD], message[:_LONGEST_WORDS])
 
 
 class Begin(enum.Enum):

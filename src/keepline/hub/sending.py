@@ -16,7 +16,7 @@ from keepline.clock import Clock, within
 from keepline.errors import APIError, PermanentError, ProtocolError
 from keepline.http import HttpSession, Response
 from keepline.hub.outgoing import Item
-from keepline.hub.publishing import IDEMPOTENCY_SECONDS, Answered, Flaw, read_answer
+from keepline.hub.publishing import IDEMPOTENCY_SECONDS, Answered, read_answer, read_no
 from keepline.resilience.backoff import Backoff
 from keepline.resilience.classify import parse_retry_after
 from keepline.telemetry import REGISTRY, event
@@ -98,6 +98,7 @@ class Sender:
         self._http = http
         self._report = report
         self._hurry = hurry
+        self._away = False
         self._clock = clock
 
     async def send(self, items: Sequence[Item]) -> None:
@@ -138,10 +139,9 @@ class Sender:
         if answer.status == 200:
             return self._read(batch, answer)
         if answer.status in _REFUSED_WHOLE:
-            self.last_error = f"{answer.url} answered {answer.status}"
-            if len(batch.items) > 1:
-                return None
-            return Answered(0, 0, [Flaw(1, f"status_{answer.status}", "the hub refused it")])
+            no = read_no(answer.status, answer.body)
+            self.last_error = f"{answer.url} answered {answer.status}: {no.message}"
+            return Answered(0, 0, [no]) if len(batch.items) == 1 else None
         return self._told_to_wait(batch, answer)
 
     def _read(self, batch: _Batch, answer: Response) -> "Answered | tuple[float, bool]":
@@ -150,8 +150,9 @@ class Sender:
         except ProtocolError as error:
             self._doubt(batch)
             return self._failed(batch, f"{answer.url}: {error}", "answer"), False
-        if self.last_error:
+        if self._away:
             event(log, logging.INFO, "Hub reached again", hub=self.url)
+        self._away = False
         self.last_error = ""
         return answered
 
@@ -161,7 +162,8 @@ class Sender:
         if answer.status >= 500:
             self._doubt(batch)
         reason = "token" if answer.status in _TOKEN else f"status_{answer.status}"
-        wait = self._failed(batch, f"{answer.url} answered {answer.status}", reason)
+        why = read_no(answer.status, answer.body).message
+        wait = self._failed(batch, f"{answer.url} answered {answer.status}: {why}", reason)
         return (wait, False) if asked is None else (max(wait, asked), True)
 
     async def _post(self, batch: _Batch) -> Response:
@@ -215,8 +217,9 @@ class Sender:
         batch.failures += 1
         self.retries += 1
         RETRIES.inc(reason)
-        if not self.last_error:
+        if not self._away:
             event(log, logging.WARNING, "Hub not reachable", hub=self.url, error=words)
+        self._away = True
         self.last_error = words
         return _BACKOFF.delay(batch.failures, self._clock.chance())
 
