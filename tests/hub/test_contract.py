@@ -299,6 +299,91 @@ def test_a_loss_says_whether_the_client_or_the_hub_was_too_slow() -> None:
     assert slow.dropped == {("q", "slow"): 70}
 
 
+async def test_the_access_log_has_no_query(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with running_hub(tmp_path) as running:
+        await running.ask("GET", "/api/channels?token=hunter2&x=plainly")
+        wire = await Wire.to(running.hub, path="/ws/analytics?token=hunter2&x=plainly")
+        assert wire.status == 401
+        await wire.close()
+        written = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
+        assert any("/api/channels" in each for each in written)
+        assert not [each for each in written if "hunter2" in each or "plainly" in each]
+
+
+async def test_an_admin_sees_what_a_client_got_and_passed_over(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        wire = await running.open(subscribe=["exposure-updates"])
+        for number in range(10):
+            running.hub.publish("exposure-updates", "exposure-change", number, key="all")
+        await wire.until("exposure-change")
+        _, told, _ = await running.ask("GET", "/api/clients")
+        (client,) = told["clients"]
+        assert client["conflated"] == 9
+        assert client["sent"] >= 1
+        (connection,) = running.hub.attendance.connections
+        assert connection.client is not None
+        running.hub.publish("exposure-updates", "exposure-change", "x" * 200_000, key="all")
+        while connection.client.blocked is None:
+            running.hub.publish("exposure-updates", "exposure-change", "x" * 200_000, key="all")
+            await asyncio.sleep(0)
+        running.clock.ahead += 3
+        _, told, _ = await running.ask("GET", "/api/clients")
+        (client,) = told["clients"]
+        assert client["queueBytes"] > 0
+        assert client["waiting"] >= 1
+        assert client["slowSeconds"] >= 3
+        await wire.close()
+
+
+async def test_an_action_on_an_alert_has_a_small_body(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        note = json.dumps({"note": "x" * 9000})
+        status, told, _ = await running.ask("POST", "/api/alerts/a/ack", data=note)
+        assert (status, told["error"]) == (413, "too_large")
+
+
+# what may not be held against a client, or by it
+
+
+async def test_a_client_that_does_not_read_is_not_pinged_into_its_queue(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        wire = await running.open(subscribe=["routing-metrics"])
+        (connection,) = running.hub.attendance.connections
+        while not (full := connection.transport.get_write_buffer_size()):
+            running.hub.publish("routing-metrics", "routing-decision", "x" * 100_000)
+            await asyncio.sleep(0)
+        connection.look(connection.heard + 26, 0.0)
+        assert connection.transport.get_write_buffer_size() <= full
+        await wire.close()
+
+
+async def test_a_head_has_at_most_64_fields(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        for extra, status in ((60, b" 200 "), (70, b" 400 ")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.hub.port)
+            fields = "".join(f"X-{number}: y\r\n" for number in range(extra))
+            host = f"Host: 127.0.0.1:{running.hub.port}\r\n"
+            writer.write(f"GET /healthz HTTP/1.1\r\n{host}{fields}\r\n".encode())
+            assert status in await reader.readuntil(b"\r\n")
+            writer.close()
+
+
+async def test_a_canary_that_is_later_than_the_next_one_is_late(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        hub = running.hub
+        await hub.ready()
+        hub.broadcaster.deliver = hub.registrar.channels["keepline-canary"].deliver  # type: ignore[method-assign]
+        assert hub._readiness is not None
+        hub._readiness._send()
+        running.clock.ahead += 4.0
+        assert hub.reasons == []
+        running.clock.ahead += 2.0
+        assert "late" in hub.reasons[0]
+
+
 # the end, and the beginning
 
 
