@@ -360,6 +360,19 @@ async def test_a_client_that_does_not_read_is_not_pinged_into_its_queue(tmp_path
         await wire.close()
 
 
+async def test_where_the_kernel_has_no_low_water_mark_its_buffer_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.hub.upgrade._LOWAT", None)
+    async with running_hub(tmp_path) as running:
+        wire = await running.open()
+        (connection,) = running.hub.attendance.connections
+        own = connection.transport.get_extra_info("socket")
+        asked = 64 * 1024  # Linux keeps the double of what is asked
+        assert asked <= own.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * asked
+        await wire.close()
+
+
 async def test_a_head_has_at_most_64_fields(tmp_path: Path) -> None:
     async with running_hub(tmp_path) as running:
         for extra, status in ((60, b" 200 "), (70, b" 400 ")):
