@@ -16,6 +16,7 @@ from keepline import telemetry
 from keepline.clock import SystemClock
 from keepline.errors import Closed, ConfigError
 from keepline.hub.attendance import Attendance
+from keepline.hub.broadcaster import Broadcaster
 from keepline.hub.channels import Channel, Policy
 from keepline.hub.closecodes import CloseCode
 from keepline.hub.fanout import Hub
@@ -23,6 +24,7 @@ from keepline.hub.limits import Limits
 from keepline.hub.measures import Tally
 from keepline.hub.messages import OWN_TYPES, Stamps
 from keepline.hub.outbox import Outbox
+from keepline.hub.registrar import Registrar
 from keepline.hub.server import AnalyticsHub
 from keepline.hub.settings import HubConfig
 
@@ -37,6 +39,7 @@ def test_the_defaults_are_the_contracts() -> None:
     limits = config.limits()
     assert (limits.max_batch, limits.interval, limits.client_buffer) == (50, 0.016, 256)
     assert (limits.inbound_rate, limits.slow_after) == (1000, 30)
+    assert limits == Limits(), "the decider's defaults are the configuration's"
     assert config.max_connections_per_user > 0
     assert config.max_connections_per_address > 0
 
@@ -358,6 +361,60 @@ async def test_a_client_that_does_not_read_is_not_pinged_into_its_queue(tmp_path
         connection.look(connection.heard + 26, 0.0)
         assert connection.transport.get_write_buffer_size() <= full
         await wire.close()
+
+
+class Sink(asyncio.Transport):
+    """A socket that takes everything, and says how much it was given."""
+
+    def __init__(self, given: list[bytes]) -> None:
+        super().__init__()
+        self.given = given
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: Any) -> None:
+        self.given.append(data)
+
+
+class Seat:
+    def __init__(self, given: list[bytes]) -> None:
+        self.transport = Sink(given)
+
+    async def drained(self) -> None:
+        """Always is."""
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        raise AssertionError((code, reason))
+
+    def overflowed(self, dropped: int) -> None:
+        raise AssertionError(dropped)
+
+
+async def test_a_frame_for_many_is_written_in_parts_with_others_turns_between() -> None:
+    registrar = Registrar(HubConfig().channels, journal_path=None)
+    broadcaster = Broadcaster(registrar.channels.values(), registrar, slice=10)
+    broadcaster.start()
+    await registrar.start(broadcaster)
+    given: list[bytes] = []
+    for number in range(45):
+        client = broadcaster.connect(str(number), Seat(given), deflate=False, welcome={})
+        broadcaster.subscribe(client, ["system"])
+    await eventually(lambda: sum(b"snapshot" in frame for frame in given) == 45)
+    given.clear()
+    registrar.publish("system", "t", b"1")
+    written = []
+    while sum(written) < 45:
+        await asyncio.sleep(0)
+        written.append(len(given))
+        given.clear()
+    assert [part for part in written if part] == [10, 10, 10, 10, 5]
+    for client in list(broadcaster.clients.values()):
+        broadcaster.disconnect(client)
+    await broadcaster.close()
 
 
 async def test_where_the_kernel_has_no_low_water_mark_its_buffer_is_small(
