@@ -184,6 +184,7 @@ def test_a_recording_says_what_was_recorded(market: Place, keepline: Command, ho
     assert answer.json["missed"] == 0
     assert answer.json["bytes"] == (market.directory / "s.klrec.gz").stat().st_size
     assert "schwab  LIVE" in answer.err
+    assert "FIRST_DATA" not in answer.err  # of the whole stream alone
     again = keepline("stream", "replay", "s.klrec.gz", "--speed", "max", "--only", "aapl")
     assert "  schwab  quote  instrument=AAPL" in again.out
     assert "  schwab  depth  AAPL  bids " in again.out
