@@ -596,7 +596,7 @@ async def test_one_that_stays_slow_is_sent_away_to_come_back(tmp_path: Path) -> 
             await asyncio.sleep(0)
         running.clock.ahead += 31
         running.hub.publish("line", "step", 1)
-        while not client.gone:  # else it might be drained before the hub looks at it
+        while not client.gone:  # noqa: ASYNC110 - else it might be drained before the hub looks
             await asyncio.sleep(0)
         stuck.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert (await stuck.closed()).code == CloseCode.SLOW
