@@ -19,6 +19,7 @@ from keepline.hub.publishing import (
     answer_body,
     read_drafts,
 )
+from keepline.testing import ManualClock
 
 LISTING = {
     "channels": [
@@ -160,3 +161,21 @@ def cut(request: web.Request) -> web.Response:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+async def on_manual_time(clock: ManualClock, awaitable: Any) -> Any:
+    """Let the clock run whenever somebody sleeps on it, until this is done."""
+    task = asyncio.ensure_future(awaitable)
+
+    async def run() -> None:
+        while not task.done():
+            await clock.until_asleep()
+            clock.advance(clock.next_wake or 0.0)
+            for _ in range(50):  # whoever was woken goes on first
+                await asyncio.sleep(0)
+
+    runner = asyncio.ensure_future(run())
+    try:
+        return await task
+    finally:
+        runner.cancel()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 from aiohttp import web
-from tests.hub.hub_double import HubDouble, cut, status
+from tests.hub.hub_double import HubDouble, cut, on_manual_time, status
 
 from keepline.errors import Closed, ConfigError, PermanentError, QueueFull
 from keepline.hub.publisher import HubPublisher
@@ -22,24 +22,6 @@ async def hub() -> AsyncIterator[HubDouble]:
     await double.start()
     yield double
     await double.stop()
-
-
-async def on_manual_time(clock: ManualClock, awaitable) -> object:
-    """Let the clock run whenever somebody sleeps on it, until this is done."""
-    task = asyncio.ensure_future(awaitable)
-
-    async def run() -> None:
-        while not task.done():
-            await clock.until_asleep()
-            clock.advance(clock.next_wake or 0.0)
-            for _ in range(50):  # whoever was woken goes on first
-                await asyncio.sleep(0)
-
-    runner = asyncio.ensure_future(run())
-    try:
-        return await task
-    finally:
-        runner.cancel()
 
 
 async def test_messages_arrive_in_order_with_ids_where_nothing_may_be_lost(hub: HubDouble) -> None:
