@@ -1,10 +1,12 @@
 """The hub's side of the contract to the letter: paths, claims, numbers, presets, metrics, events; and its life."""
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.hub.hub_server import PASSWORD, SECRET, Wire, eventually, running_hub
 
 from keepline import telemetry
 from keepline.clock import SystemClock
-from keepline.errors import Closed, ConfigError
+from keepline.errors import Closed, ConfigError, StorageError
 from keepline.hub.attendance import Attendance
 from keepline.hub.broadcaster import Broadcaster
 from keepline.hub.channels import Channel, Policy
@@ -369,9 +371,10 @@ class Sink(asyncio.Transport):
     def __init__(self, given: list[bytes]) -> None:
         super().__init__()
         self.given = given
+        self.full = False
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return int(self.full)
 
     def is_closing(self) -> bool:
         return False
@@ -392,6 +395,19 @@ class Seat:
 
     def overflowed(self, dropped: int) -> None:
         raise AssertionError(dropped)
+
+
+class Loser(Seat):
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+        super().__init__(self.given)
+        self.lost: list[int] = []
+
+    async def drained(self) -> None:
+        await asyncio.Event().wait()
+
+    def overflowed(self, dropped: int) -> None:
+        self.lost.append(dropped)
 
 
 async def test_a_frame_for_many_is_written_in_parts_with_others_turns_between() -> None:
@@ -415,6 +431,41 @@ async def test_a_frame_for_many_is_written_in_parts_with_others_turns_between() 
     for client in list(broadcaster.clients.values()):
         broadcaster.disconnect(client)
     await broadcaster.close()
+
+
+async def test_only_who_was_written_to_is_said_to_have_lost_something() -> None:
+    registrar = Registrar(HubConfig().channels, journal_path=None)
+    limits = Limits(client_buffer=5)
+    broadcaster = Broadcaster(registrar.channels.values(), registrar, limits=limits)
+    broadcaster.start()
+    await registrar.start(broadcaster)
+    seats = [Loser(), Loser()]
+    for number, seat in enumerate(seats):
+        client = broadcaster.connect(str(number), seat, deflate=False, welcome={})
+        broadcaster.subscribe(client, ["routing-metrics"])
+    await eventually(lambda: all(b"snapshot" in b"".join(seat.given) for seat in seats))
+    seats[0].transport.full = True
+    for number in range(20):
+        registrar.publish("routing-metrics", "routing-decision", b"%d" % number)
+    await eventually(lambda: b"gap" in b"".join(seats[1].given))
+    assert [seat.lost for seat in seats] == [[], [15]]
+    for client in list(broadcaster.clients.values()):
+        broadcaster.disconnect(client)
+    await broadcaster.close()
+
+
+async def test_a_line_that_the_disk_refuses_is_told_to_come_again(tmp_path: Path) -> None:
+    async with running_hub(tmp_path) as running:
+        failed: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        failed.set_exception(StorageError("disk full"))
+        running.hub.registrar.post = lambda *_, **__: failed  # type: ignore[method-assign]
+        lines = (
+            '{"channel":"system","type":"t","data":1}\n{"channel":"alerts","type":"alert","data":1}'
+        )
+        status, told, headers = await running.ask("POST", "/api/publish", data=lines)
+        assert (status, told["error"]) == (503, "unavailable")
+        assert int(headers["Retry-After"]) >= 1
+        assert running.hub.registrar.channels["system"].offset == 0
 
 
 async def test_where_the_kernel_has_no_low_water_mark_its_buffer_is_small(
@@ -581,3 +632,21 @@ async def test_a_foreign_page_is_closed_whatever_its_token(tmp_path: Path) -> No
         )
         assert (await wire.closed()).code == CloseCode.FORBIDDEN
         await wire.close()
+
+
+async def test_a_user_whom_another_program_removes_is_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.hub.server._LOOK_AT_USERS", 0.01)
+    async with running_hub(tmp_path) as running:
+        wire, stays = await running.open("tom"), await running.open("ann")
+        gate = running.hub.config.gate
+        assert gate is not None
+        users = gate.users()
+        await asyncio.to_thread(users.load)
+        await asyncio.to_thread(users.remove, "tom", now=time.time())
+        assert (await wire.closed()).code == CloseCode.REVOKED
+        await stays.send({"action": "ping"})
+        await stays.until("pong")
+        await wire.close()
+        await stays.close()
