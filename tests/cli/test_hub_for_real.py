@@ -177,6 +177,15 @@ def test_a_port_that_nobody_knows_is_said(
 # --- tail ---
 
 
+def test_a_line_without_a_key_has_no_hole_where_it_would_be(
+    keepline: Command, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keepline("hub", "publish", stdin=LINE % ("alerts", 1)).code == 0
+    monkeypatch.setenv("KEEPLINE_HUB_TOKEN", token("tom"))
+    answer = keepline("hub", "tail", "alerts", "--count", "1")
+    assert answer.out.endswith(' alerts 1 t {"n": 1}\n')
+
+
 def test_each_channel_is_shown_as_the_hub_has_it(
     keepline: Command, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

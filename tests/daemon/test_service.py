@@ -149,6 +149,18 @@ def test_nothing_to_keep_is_a_configuration_error(clean_environment: Path) -> No
         Daemon(config.load(file, environ={}))
 
 
+async def test_a_hub_alone_is_enough_to_run(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(clean_environment))
+    file = clean_environment / "keepline.toml"
+    file.write_text('[hub]\nenabled = true\nport = 0\n[telemetry]\nmetrics = "127.0.0.1:0"\n')
+    daemon = Daemon(await asyncio.to_thread(config.load, file, environ={}))
+    await daemon.start()
+    assert daemon.summary()
+    await daemon.stop()
+
+
 async def test_two_brokers_have_their_own_tokens_and_bots(
     configure: Configure, sandbox: SandboxServer, clean_environment: Path
 ) -> None:

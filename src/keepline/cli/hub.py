@@ -156,4 +156,4 @@ def _show(message: dict[str, Any], *, json: bool) -> None:
         return
     known = (message.get(name) for name in ("timestamp", "channel", "offset", "type", "key"))
     data = _json.dumps(message.get("data"), ensure_ascii=False)
-    write(" ".join([*(str(each) for each in known if each is not None), data]))
+    write(" ".join([*(str(each) for each in known if each not in (None, "")), data]))

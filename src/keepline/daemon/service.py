@@ -44,7 +44,7 @@ class Daemon:
         clock: time and chance of every part.
 
     Raises:
-        ConfigError: the settings name nothing to keep, or something that is wrong; names the key.
+        ConfigError: the settings name nothing to keep or to run, or something that is wrong; names the key.
         StorageError: a file with secrets is not private.
     """
 
@@ -55,9 +55,11 @@ class Daemon:
         socket_path: Path | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if not settings.credentials:
+        if not settings.credentials and not settings.hub.enabled:
             raise ConfigError(
-                "nothing to keep; add a [credentials.NAME]", key="credentials", file=settings.file
+                "nothing to keep; add a [credentials.NAME], or enabled = true to [hub]",
+                key="credentials",
+                file=settings.file,
             )
         check_settings(settings)
         self._settings = settings
@@ -83,7 +85,7 @@ class Daemon:
         self._began = self._clock.wall()
         await self.supervisor.start()
         errors = [part.start_error for part in self.credentials.values()]
-        if all(errors):
+        if errors and all(errors):
             await self.stop()
             raise next(error for error in errors if error is not None)
         event(
@@ -92,7 +94,7 @@ class Daemon:
             "Daemon started",
             version=keepline.__version__,
             pid=os.getpid(),
-            credentials=",".join(self.credentials),
+            credentials=",".join(self.credentials) or "-",
             relays=",".join(self.relays) or None,
             streams=",".join(self.streams) or None,
         )
