@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Command, Program
 from tests.hub.hub_server import RunningHub, running_hub, token
 
+from keepline.daemon.hubtalk import hub_url
 from keepline.portal import Portal
 
 LINE = '{"channel":"%s","type":"t","data":{"n":%d}}\n'
@@ -172,6 +173,21 @@ def test_a_port_that_nobody_knows_is_said(
         assert answer.code == 2
         assert "hub.port" in answer.err
         assert "--url URL" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("section", "url"),
+    [
+        ("", "http://127.0.0.1:7999"),
+        ('host = "::"\nport = 1', "http://127.0.0.1:1"),
+        ('host = "::1"', "http://[::1]:7999"),
+        ('tls_certificate = "c.pem"\ntls_key = "k.pem"', "https://127.0.0.1:7999"),
+    ],
+)
+def test_where_a_configured_hub_is_found(clean_environment: Path, section: str, url: str) -> None:
+    file = clean_environment / "desk.toml"
+    file.write_text(f"[hub]\n{section}\n")
+    assert hub_url("", file) == url
 
 
 # --- tail ---

@@ -97,6 +97,14 @@ def test_who_looks_for_the_owner_keeps_nobody_out(
     assert len(pauses) == 3
 
 
+def test_two_that_look_for_the_owner_do_not_take_each_other_for_it(owned: Path) -> None:
+    give_back(take(owned, "x"))
+    looking = os.open(owned.with_name("some.db.lock"), os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    assert owner_of(owned) is None
+    os.close(looking)
+
+
 def test_a_refused_lock_leaves_no_file_open(owned: Path) -> None:
     lock = take(owned, "x")
     before = _open_files()

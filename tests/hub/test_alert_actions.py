@@ -80,6 +80,7 @@ async def test_a_body_that_is_none_never_reaches_the_handler(body: bytes) -> Non
     ("error", "status", "code"),
     [
         (KeyError("a1"), 404, "unknown_alert"),
+        (LookupError("a1"), 404, "unknown_alert"),
         (RateLimited("later, please"), 409, "refused"),
         (RuntimeError("password=x"), 500, "handler_failed"),
     ],

@@ -16,6 +16,7 @@ from keepline.hub.publishing import (
     encode_draft,
     read_answer,
     read_drafts,
+    read_no,
 )
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128)
@@ -137,3 +138,16 @@ def test_keys_are_bounded_the_oldest_leaves() -> None:
     keys.finish("me", "gone", b"")
     with pytest.raises(ConfigError):
         Idempotency(capacity=0)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error":"x"}', b"\xff", b"[" * 100_000])
+def test_what_is_no_hubs_refusal_is_told_by_its_status(body: bytes) -> None:
+    assert read_no(413, body) == Flaw(1, "status_413", "it was refused")
+
+
+def test_a_hubs_refusal_is_told_in_its_words_bounded_and_harmless() -> None:
+    assert read_no(401, b'{"error":"expired","message":"too\\u001b[1m late"}') == Flaw(
+        1, "expired", "too[1m late"
+    )
+    long = read_no(400, b'{"error":"%s","message":"%s"}' % (b"e" * 500, b"m" * 500))
+    assert (len(long.code), len(long.message)) == (128, 300)
