@@ -1,5 +1,6 @@
 """The hub's decider: who gets which frame when, and what becomes of those who do not take it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,6 +166,32 @@ def test_the_first_message_after_quiet_goes_at_once_and_the_next_ones_wait_for_t
     stage.tick(TICK)
     assert brief(stage.heard(client)) == [("t", 2), ("t", 3)]
     assert stage.hub.deadline is None
+
+
+def test_frames_of_different_channels_come_to_leave_together_and_never_early() -> None:
+    stage = Stage()
+    first, second = stage.client(STATE), stage.client(QUEUE, STATE)
+    stage.now = 10.001
+    stage.publish(QUEUE, 1)  # second alone: the two are out of step now
+    stage.tick()
+    assert stage.heard(second)
+    stage.now = 10.005
+    times: dict[Client, list[float]] = {first: [], second: []}
+    for _ in range(200):
+        stage.publish(STATE, 1, key="EURUSD")
+        due = stage.hub.deadline
+        assert due is not None
+        stage.now = max(stage.now, due)
+        together = len(stage.tick().deliveries) == 2
+        for client, instants in times.items():
+            if stage.heard(client):
+                instants.append(stage.now)
+    assert together
+    assert stage.now / TICK == pytest.approx(round(stage.now / TICK), abs=0.001)
+    for instants in times.values():
+        pauses = [after - before for before, after in itertools.pairwise(instants)]
+        assert min(pauses) >= TICK - 1e-9
+        assert max(pauses) <= 1.13 * TICK
 
 
 def test_a_slow_wish_gets_fewer_frames_with_all_in_them() -> None:

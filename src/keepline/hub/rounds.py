@@ -1,9 +1,11 @@
 """What a tick does: frames for those who are due, answers first, and the end of those who stay slow.
 
 Invariants: a cohort's frame is joined and framed once; clients of their own at equal places share one as well; a cohort
-gets no frame before its last one is handed out; all answers to a client come before the data behind them.
+gets no frame before its last one is handed out; all answers to a client come before the data behind them; frames of a
+steady flow come to leave on the beats of one clock, whatever their channels and pauses, so that one tick serves all.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 
@@ -19,6 +21,9 @@ from keepline.hub.outbox import Batch, Outbox
 from keepline.hub.places import Closing, Places, hears
 
 __all__ = ["Refill", "Rounds", "Work"]
+
+_ON_BEAT = 1e-6  # of a beat: what rounding makes of an instant that is on it
+_LARGEST_STEP = 1 / 8  # of a beat
 
 
 class Refill(msgspec.Struct, frozen=True):
@@ -198,9 +203,9 @@ class Rounds:
         before = list(outbox.cursors)
         budget = limits.budget(key[1])
         batch = outbox.take(now, budget, limits, self._stamps, urgent_only=not full)
-        outbox.urgent_due = _after(outbox.urgent_due, limits.interval, now)
+        outbox.urgent_due = _after(outbox.urgent_due, limits.interval, now, limits.interval)
         if full:
-            outbox.due = _after(outbox.due, key[1], now)
+            outbox.due = _after(outbox.due, key[1], now, limits.interval)
         return before, batch
 
     def _framed(self, batch: Batch, key: Key, waiting: list[Client], before: list[int]) -> Delivery:
@@ -226,6 +231,12 @@ class Rounds:
         return True
 
 
-def _after(due: float, interval: float, now: float) -> float:
-    """The next frame's instant: in step with the last one, or with now after quiet."""
-    return due + interval if now - due < interval else now + interval
+def _after(due: float, pause: float, now: float, beat: float) -> float:
+    """The next frame's instant: in step with the last one, or with now after quiet; nearer to a beat each time.
+
+    The pause only grows, by so little that nobody sees it, until the frames of a steady flow are on the common beat.
+    """
+    due = due + pause if now - due < pause else now + pause
+    beats = due / beat
+    off = math.ceil(beats - _ON_BEAT) - beats
+    return due + min(off, _LARGEST_STEP) * beat if off > _ON_BEAT else due
