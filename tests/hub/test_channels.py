@@ -1,6 +1,7 @@
 """Channels count, keep and know what was missed."""
 
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -118,11 +119,18 @@ def test_a_snapshot_is_the_whole_state_without_the_keys_that_are_gone() -> None:
     put(target, None, key="a")
     text = msgspec.json.decode(target.snapshot(0.0, STAMPS))
     assert (text["type"], text["offset"], text["epoch"]) == ("snapshot", 3, "e1")
-    assert text["data"] == {
-        "items": [{"type": "t", "key": "b", "offset": 2, "data": 2}],
-        "partial": False,
-    }
+    (item,) = text["data"]["items"]
+    assert item == {"type": "t", "key": "b", "offset": 2, "timestamp": ANY, "data": 2}
+    assert text["data"]["partial"] is False
     assert offsets(target.changes(1)) == [2, 3], "who knew the key is told that it is gone"
+
+
+def test_a_snapshots_items_keep_their_own_time_and_id() -> None:
+    target = channel(Policy.NEVER)
+    put(target, "a", now=7.0, own="alert-1")
+    live = msgspec.json.decode(target.history[0].text)
+    (item,) = msgspec.json.decode(target.snapshot(3600.0, STAMPS))["data"]["items"]
+    assert (item["id"], item["timestamp"]) == ("alert-1", live["timestamp"])
 
 
 def test_a_snapshot_is_written_once_per_state() -> None:

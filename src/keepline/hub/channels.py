@@ -247,6 +247,7 @@ class Channel:
             self._middle,
             stamps.at(now),
             values,
+            stamps,
             partial=partial,
         )
 

@@ -134,17 +134,23 @@ def encode_snapshot(
     middle: bytes,
     stamp: bytes,
     messages: Iterable[Message],
+    stamps: Stamps,
     *,
     partial: bool,
 ) -> bytes:
-    """Many values in one message: `{"items": [{type, key, offset, data}, ...], "partial": ...}`."""
-    items = b",".join(
-        b'{"type":%b,"key":%b,"offset":%d,"data":%b}' % (_encode(m.type), _encode(m.key), m.offset, m.data)
-        for m in messages
-    )  # fmt: skip
+    """Many values in one message: `{"items": [{type, key, offset, timestamp, id?, data}, ...], "partial": ...}`."""
+    items = b",".join(_item(m, stamps) for m in messages)
     whole = b"true" if partial else b"false"
     return b'%b%d%b%b","data":{"items":[%b],"partial":%b}}' % (
         head, offset, middle, stamp, items, whole,
+    )  # fmt: skip
+
+
+def _item(message: Message, stamps: Stamps) -> bytes:
+    """A message within a snapshot: when it was published and by what it is known are its own."""
+    own = b',"id":' + _encode(message.id) if message.id else b""
+    return b'{"type":%b,"key":%b,"offset":%d,"timestamp":"%b"%b,"data":%b}' % (
+        _encode(message.type), _encode(message.key), message.offset, stamps.at(message.at), own, message.data,
     )  # fmt: skip
 
 
