@@ -139,8 +139,7 @@ class Broadcaster:
 
     def deliver(self, message: Message) -> None:
         """Let clients have the next message of its channel."""
-        self._hub.deliver(message)
-        if not self._looking:
+        if self._hub.deliver(message) and not self._looking:
             self._look_soon()
 
     def restore(self, name: str, messages: Iterable[Message], *, offset: int, epoch: str) -> None:
@@ -276,16 +275,17 @@ class Broadcaster:
         self._look_soon()
 
     def _write_to(self, delivery: Delivery, clients: list[Client], now: float) -> None:
-        frame = delivery.frame
-        written: list[Client] = []
+        frame, full = delivery.frame, []
         for client in clients:
             transport = client.link.transport
             if transport.get_write_buffer_size():
-                self._hub.stalled(delivery, client, now)
-                self._spawn(self._drained(client))
+                full.append(client)
             else:
                 transport.write(frame)
-                written.append(client)
+        for client in full:
+            self._hub.stalled(delivery, client, now)
+            self._spawn(self._drained(client))
+        written = [client for client in clients if client.blocked is None] if full else clients
         if written and delivery.batch is not None:
             self._count(delivery, written)
 

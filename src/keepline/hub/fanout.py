@@ -111,12 +111,18 @@ class Hub:
             )
         return target.stamp(kind, text, now, self._stamps, key=key, own=own)
 
-    def deliver(self, message: Message) -> None:
-        """Let clients have a message that was stamped, here or in the process that keeps the count."""
+    def deliver(self, message: Message) -> bool:
+        """Let clients have a message that was stamped, here or in the process that keeps the count.
+
+        Returns:
+            Whether the deadline may be another now: only the first message of a channel since a tick can move it.
+        """
         channel = self.channels[message.channel]
         channel.deliver(message)
-        if not channel.marked:
-            self._places.mark(channel)
+        if channel.marked:
+            return False
+        self._places.mark(channel)
+        return True
 
     def restore(
         self, name: str, messages: Iterable[Message], *, offset: int, epoch: str, now: float

@@ -4,7 +4,9 @@ Invariants: nothing here is a label that names a user; a hot path adds to a list
 """
 
 import bisect
+import threading
 from collections import Counter
+from collections.abc import Iterable
 
 from keepline.telemetry import REGISTRY
 
@@ -19,6 +21,7 @@ __all__ = [
     "READY",
     "REQUESTS",
     "SUBSCRIPTIONS",
+    "HandedOut",
     "Tally",
 ]
 
@@ -74,6 +77,53 @@ QUEUE_BYTES = REGISTRY.histogram(
     "Bytes that wait in the process for a client's socket, looked at once a second for each client.",
     buckets=(0.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0),
 )
+
+
+class HandedOut:
+    """Messages of one registrar: counted by its loop alone, brought to `MESSAGES` when that is read.
+
+    Args:
+        channels: all that there are.
+
+    Attributes:
+        counts: messages by channel.
+    """
+
+    __slots__ = ("_brought", "counts")
+
+    def __init__(self, channels: Iterable[str]) -> None:
+        self.counts = dict.fromkeys(channels, 0)
+        self._brought = dict(self.counts)
+
+    def open(self) -> None:
+        """Be asked from now on."""
+        with _lock:
+            _open.add(self)
+
+    def close(self) -> None:
+        """Bring the last ones and be forgotten; say it once or often."""
+        with _lock:
+            self._bring()
+            _open.discard(self)
+
+    def _bring(self) -> None:
+        for channel, count in self.counts.items():
+            if new := count - self._brought[channel]:
+                self._brought[channel] = count
+                MESSAGES.inc(channel, by=new)
+
+
+_lock = threading.Lock()
+_open: set[HandedOut] = set()
+
+
+def _bring_all() -> None:
+    with _lock:
+        for each in _open:
+            each._bring()
+
+
+MESSAGES.gather_from(_bring_all)
 
 
 class Tally:

@@ -16,7 +16,7 @@ from keepline.clock import SYSTEM_CLOCK, Clock
 from keepline.errors import ConfigError
 from keepline.hub.channels import Channel, Policy
 from keepline.hub.journal import Entry, MessageJournal, Retention, Stored
-from keepline.hub.measures import MESSAGES
+from keepline.hub.measures import HandedOut
 from keepline.hub.messages import OWN_TYPES, Message, Stamps, encode_data
 from keepline.hub.publishing import LONGEST_WORD
 from keepline.hub.settings import ChannelSettings
@@ -76,6 +76,7 @@ class Registrar:
         self._max_data = max_data
         self._clock = clock
         self._stamps = Stamps()
+        self._handed_out = HandedOut(self._settings)
         self._outlet: Outlet | None = None
         self._stored: dict[str, StoredMessages] = {}
         self.channels = {each.name: _channel(each) for each in self._settings.values()}
@@ -101,6 +102,7 @@ class Registrar:
             StorageError: the journal belongs to another process, is damaged or cannot be written.
         """
         self._outlet = outlet
+        self._handed_out.open()
         if self.journal is None:
             return
         await self.journal.start()
@@ -112,6 +114,7 @@ class Registrar:
         """Finish what is being written."""
         if self.journal is not None:
             await self.journal.close()
+        self._handed_out.close()
 
     @property
     def skew(self) -> float:
@@ -139,8 +142,11 @@ class Registrar:
         if not isinstance(channel, str) or channel not in self.channels:
             known = ", ".join(self.channels)
             raise ConfigError(f"there is no channel {channel!r}; there are {known}", key="channel")
-        for name, word in (("type", type), ("key", key), ("id", id)):
-            _check_word(name, word, needed=name == "type")
+        _check_word("type", type)
+        if key is not None:
+            _check_word("key", key)
+        if id is not None:
+            _check_word("id", id)
         if type in OWN_TYPES:
             raise ConfigError(f"{type!r} is the hub's own word: choose another", key="type")
         text = encode_data(data)
@@ -241,7 +247,7 @@ class Registrar:
 
     def _hand_out(self, message: Message) -> None:
         assert self._outlet is not None, "the registrar was not started"
-        MESSAGES.inc(message.channel)
+        self._handed_out.counts[message.channel] += 1
         self._outlet.deliver(message)
 
     def __repr__(self) -> str:
@@ -265,9 +271,7 @@ def _channel(settings: ChannelSettings) -> Channel:
     )
 
 
-def _check_word(name: str, word: object, *, needed: bool) -> None:
-    if word is None and not needed:
-        return
+def _check_word(name: str, word: object) -> None:
     if not isinstance(word, str) or not 0 < len(word) <= LONGEST_WORD:
         raise ConfigError(f"a text of 1 to {LONGEST_WORD} characters is needed", key=name)
     if not word.isascii():

@@ -81,7 +81,10 @@ class Rounds:
         chosen = waiting[cut:]
         del waiting[cut:]
         chosen.reverse()
-        handed = [client for client in chosen if self._handed(delivery, client)]
+        if (cohort := delivery.cohort) is not None:  # who has gone has left it
+            handed = [client for client in chosen if client.cohort is cohort]
+        else:
+            handed = [client for client in chosen if self._handed(delivery, client)]
         self.places.landed(delivery)
         return handed
 
@@ -222,8 +225,6 @@ class Rounds:
                 return True
             self.places.take_back(client, delivery.control)
             return False
-        if delivery.cohort is not None:
-            return client.cohort is delivery.cohort
         if client.flight is not delivery:
             return False
         client.flight = None
