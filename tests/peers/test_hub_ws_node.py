@@ -1,12 +1,7 @@
 """npm `ws`, a strict client that we did not write: plain and compressed, refused and sent away."""
 
 import asyncio
-import fcntl
-import hashlib
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,41 +9,19 @@ from typing import Any
 
 import pytest
 from tests.hub.house import settings, token
+from tests.peers.npm import install
 
 from keepline.hub.server import AnalyticsHub
 
 pytestmark = pytest.mark.timeout(120)  # the first run installs the package
 
 HERE = Path(__file__).parent / "ws"
-REAL_ENVIRONMENT = dict(os.environ)  # npm is configured in the person's home, not in a test's
-
-
-def install(cache: pytest.Cache, npm: str) -> Path:
-    """The package in a directory of pytest's cache, one for each lock file; installed once, whoever comes first."""
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = Path(cache.mkdir(f"ws-{hashlib.sha256(lock).hexdigest()[:12]}"))
-    with (folder / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        for file in ("package.json", "package-lock.json", "client.mjs"):
-            shutil.copyfile(HERE / file, folder / file)
-        if not (folder / "installed").exists():
-            done = subprocess.run(
-                [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-                cwd=folder,
-                env=REAL_ENVIRONMENT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            (folder / "installed").touch()
-    return folder
 
 
 @pytest.fixture
 def ready(need, cache: pytest.Cache) -> tuple[str, Path]:
     tools = need("node", "npm")
-    return tools["node"], install(cache, tools["npm"])
+    return tools["node"], install(cache, tools["npm"], HERE)
 
 
 class Client:
