@@ -128,6 +128,8 @@ async def test_the_registrar_hands_each_message_to_its_outlet_in_order(tmp_path:
     with pytest.raises(ConfigError, match="1000"):
         registrar.prepared("alerts", "alert", "x" * 2000)
     await registrar.close()
+    await registrar.close()
+    assert MESSAGES.value("alerts") == before + 20
 
 
 async def test_retention_moves_on_by_count_and_by_age(tmp_path: Path) -> None:

@@ -271,8 +271,9 @@ class Broadcaster:
                 queue.popleft()
         self._writing = bool(queue)
         if queue and self._loop is not None:
-            self._loop.call_soon(self._write)
-        self._look_soon()
+            self._loop.call_soon(self._write)  # what a look found would wait behind it
+        else:
+            self._look_soon()
 
     def _write_to(self, delivery: Delivery, clients: list[Client], now: float) -> None:
         frame, full = delivery.frame, []
