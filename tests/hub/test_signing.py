@@ -63,6 +63,29 @@ def test_two_processes_end_with_the_same_keys(path: Path) -> None:
     assert len(two.ring) == 3
 
 
+def test_one_that_follows_reads_what_another_makes_and_makes_nothing(path: Path) -> None:
+    follower = SigningKeys(path, rotate_after_seconds=90 * DAY, follows=True)
+    with pytest.raises(StorageError, match="is missing"):
+        follower.load(now=0.0)
+    assert not path.exists()
+    leader = SigningKeys(path, rotate_after_seconds=90 * DAY)
+    leader.load(now=0.0)
+    follower.load(now=0.0)
+    first = leader.current
+    follower.refreshed(now=90 * DAY)
+    assert follower.current == first
+    leader.refreshed(now=90 * DAY)
+    follower.refreshed(now=90 * DAY)
+    assert follower.current == leader.current != first
+    path.unlink()
+    with pytest.raises(StorageError, match="is missing"):
+        follower.refreshed(now=91 * DAY)
+    assert follower.current == leader.current
+    leader.refreshed(now=91 * DAY)
+    follower.refreshed(now=91 * DAY)
+    assert follower.current == leader.current
+
+
 def test_a_secret_that_was_given_is_the_key_and_is_not_rotated() -> None:
     keys = SigningKeys.fixed(b"s" * 32)
     for turn in (keys.load, keys.rotate, keys.refreshed):

@@ -95,12 +95,19 @@ class GateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return f"<GateSettings in {self.directory}>"
 
 
-def make_gate(settings: GateSettings, http: HttpSession, *, clock: Clock = SYSTEM_CLOCK) -> Gate:
+def make_gate(
+    settings: GateSettings,
+    http: HttpSession,
+    *,
+    follows: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Gate:
     """The gate of a hub, not started; reads the keys, so it may block.
 
     Args:
         settings: what was configured.
         http: fetches key sets; closed by its owner after the gate.
+        follows: another process has the same settings, and makes and rotates our signing keys.
         clock: time.
 
     Raises:
@@ -112,7 +119,8 @@ def make_gate(settings: GateSettings, http: HttpSession, *, clock: Clock = SYSTE
         keys = SigningKeys.fixed(settings.secret.encode())
     else:
         path = settings.keys_file or settings.directory / KEYS_FILE_NAME
-        keys = SigningKeys(path, keep_seconds=lifetime + settings.leeway_seconds)
+        keep = lifetime + settings.leeway_seconds
+        keys = SigningKeys(path, keep_seconds=keep, follows=follows)
         keys.load(now=clock.wall().timestamp())
     return Gate(
         settings.users(),

@@ -49,6 +49,7 @@ class SigningKeys:
         path: the file, mode 0600, ours; it is made when missing.
         rotate_after_seconds: how long one key signs.
         keep_seconds: how long its tokens may live after that.
+        follows: only read what another process makes and rotates.
     """
 
     refetches = False
@@ -59,10 +60,12 @@ class SigningKeys:
         *,
         rotate_after_seconds: float = ROTATE_AFTER_SECONDS,
         keep_seconds: float = 31 * 86_400.0,
+        follows: bool = False,
     ) -> None:
         self.path = path
         self._rotate_after = rotate_after_seconds
         self._keep = keep_seconds
+        self._follows = follows
         self._mark: tuple[int, ...] | None = None
         self._created_at = float("inf")
         self._keys: list[TrustedKey] = []
@@ -93,12 +96,14 @@ class SigningKeys:
         """Read the file; when there is none, make one with a new key.
 
         Raises:
-            StorageError: not private, not ours, damaged, or it cannot be written.
+            StorageError: not private, not ours, damaged, or it cannot be written; missing, for one that follows.
         """
         if self.path is None:
             return
         mark = signature(self.path)
         stored = _read(self.path)
+        if not stored and self._follows:
+            raise StorageError("is missing: the hub makes it at its next look", path=self.path)
         if not stored:
             self._replace(now)
         else:
@@ -123,7 +128,7 @@ class SigningKeys:
             return
         if signature(self.path) != self._mark:
             self.load(now=now)
-        if now - self._created_at >= self._rotate_after:
+        if not self._follows and now - self._created_at >= self._rotate_after:
             self.rotate(now=now)
 
     @property

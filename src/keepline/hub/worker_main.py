@@ -102,7 +102,7 @@ class Worker:
         """Serve until the link ends."""
         async with HttpSession() as http:
             settings = self._config.gate or GateSettings(directory=self._config.directory)
-            gate = await asyncio.to_thread(make_gate, settings, http)
+            gate = await asyncio.to_thread(make_gate, settings, http, follows=True)
             await gate.start()
             runner = await self._open(gate)
             loop = asyncio.get_running_loop()
