@@ -2,6 +2,8 @@
 
 import asyncio
 import concurrent.futures
+import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +16,7 @@ from keepline.errors import Closed, ConfigError, PermanentError, QueueFull, Stor
 from keepline.hub import bus_server
 from keepline.hub.bus import LocalBus, read_frame
 from keepline.hub.bus_server import BusServer
-from keepline.hub.bus_wire import Hello, Publish, Welcome, frame, parse_from_hub
+from keepline.hub.bus_wire import Hello, Publish, Welcome, frame, framed, parse_from_hub
 from keepline.hub.messages import Message
 from keepline.hub.publishing import Draft
 from keepline.hub.registrar import Registrar
@@ -266,6 +268,28 @@ async def test_no_more_publishers_than_allowed(
         await client.close()
 
 
+async def test_a_hub_without_descriptors_takes_its_publishers_later(
+    listening: socket.socket, clean_environment: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with hub(listening, clean_environment):
+        with socket.socket(socket.AF_UNIX) as early:
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, usual[1]))
+            try:
+                early.connect(listening.getsockname())
+                async with asyncio.timeout(20):
+                    while "Publisher not accepted" not in caplog.text:  # noqa: ASYNC110 - a log
+                        await asyncio.sleep(0)  # the hub's own turn of the loop
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+        client = bus(listening)
+        await client.start()
+        await client.publish_durable("alerts", "alert", 1)
+        assert await client.close()
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -275,6 +299,7 @@ async def test_no_more_publishers_than_allowed(
         frame(Hello(1, "a")) + b"\xff\xff\xff\xff",
         frame(Hello(1, "a")) + b"\0\0",
         frame(Hello(1, "a")) + b"\0\0\0\x09{",
+        framed(b'{"x":' * 100_000),
         b"GET / HTTP/1.1\r\n\r\n",
         b"",
     ],
@@ -285,6 +310,7 @@ async def test_no_more_publishers_than_allowed(
         "too-long",
         "half-a-head",
         "half-a-frame",
+        "deep",
         "http",
         "nothing",
     ],
@@ -308,7 +334,12 @@ async def test_a_program_that_does_not_keep_to_the_words_is_sent_away_and_others
 
 
 @pytest.mark.parametrize(
-    "answer", [frame(Welcome(99, ())), b"\0\0\0\x02[]", b"", frame(Welcome(1, ())) * 2]
+    "answer",
+    [
+        *(frame(Welcome(99, ())), b"\0\0\0\x02[]", b"", frame(Welcome(1, ())) * 2),
+        framed(b'{"x":' * 2_000),
+    ],
+    ids=["version", "list", "nothing", "twice", "deep"],
 )
 async def test_a_hub_that_speaks_otherwise_is_left_and_tried_again(
     listening: socket.socket, answer: bytes

@@ -65,7 +65,11 @@ def test_a_length_that_no_frame_has_is_refused(head: bytes) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"{", b"[]", b'{"op":"other"}', b'{"op":"publish","seq":1}', b"\xff\xff", b"nul"],
+    [
+        *(b"", b"{", b"[]", b'{"op":"other"}', b'{"op":"publish","seq":1}', b"\xff\xff", b"nul"),
+        b'{"x":' * 100_000,
+    ],
+    ids=["empty", "half", "list", "other", "lacking", "binary", "cut", "deep"],
 )
 def test_what_is_no_word_ends_the_connection(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="no word"):

@@ -50,7 +50,15 @@ def test_what_a_worker_says_arrives(word: object) -> None:
     assert parse_from_worker(worker_frame(word)[4:]) == word  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", b"{}", msgspec.msgpack.encode({"type": "x"})])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"\xc1", b"{}", msgspec.msgpack.encode({"type": "x"})),
+        b"\x81\xa4typ\xff\xa4beat",
+        b"\x81\xa1x" * 100_000,
+    ],
+    ids=["empty", "never", "json", "other", "no-text", "deep"],
+)
 def test_what_is_no_word_is_refused(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="no word of the hub"):
         parse_to_worker(payload)

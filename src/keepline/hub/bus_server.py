@@ -134,7 +134,14 @@ class BusServer:
         """Not a server of asyncio's: that would close the socket, which belongs to who started this process."""
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(self._listening)
+            try:
+                sock, _ = await loop.sock_accept(self._listening)
+            except (
+                OSError
+            ) as error:  # no more descriptors: those who wait are served a little later
+                event(log, logging.WARNING, "Publisher not accepted", error=str(error))
+                await self._clock.sleep(_FULL_SECONDS)
+                continue
             if not self._admits(sock):
                 sock.close()
                 continue

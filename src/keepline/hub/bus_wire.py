@@ -248,5 +248,5 @@ def _publish(item: Item) -> bytes:
 def _parsed(decoder: "msgspec.json.Decoder[T]", payload: bytes) -> T:
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"no word of the bus: {error}") from None

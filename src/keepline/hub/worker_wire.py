@@ -160,7 +160,7 @@ def parse_to_worker(payload: bytes) -> ToWorker:
     """
     try:
         return _to_worker.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"no word of the hub: {error}") from None
 
 
@@ -172,7 +172,7 @@ def parse_from_worker(payload: bytes) -> FromWorker:
     """
     try:
         return _from_worker.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"no word of a worker: {error}") from None
 
 
