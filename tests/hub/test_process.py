@@ -164,6 +164,21 @@ async def test_one_that_does_not_serve_in_time_is_ended(clean_environment: Path)
     await process.stop()  # twice is once
 
 
+async def test_a_start_that_nobody_waits_for_any_more_leaves_no_process(
+    clean_environment: Path,
+) -> None:
+    process = HubProcess(settings(clean_environment))
+    starting = asyncio.create_task(process.start())
+    while (pid := process.pid) is None:  # noqa: ASYNC110 - a fact
+        await asyncio.sleep(0)  # until there is a process that does not serve yet
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert process.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 async def test_one_that_ends_before_it_serves_is_said(
     clean_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,9 +259,10 @@ def test_without_an_order_it_ends(said: bytes) -> None:
             assert b'"failed"' in ours.recv(1000)
 
 
-def test_an_order_that_is_none_is_refused() -> None:
+@pytest.mark.parametrize("said", [b"[]", b'{"x":' * 100_000], ids=["list", "deep"])
+def test_an_order_that_is_none_is_refused(said: bytes) -> None:
     with pytest.raises(ProtocolError, match="no order"):
-        read_order(b"[]")
+        read_order(said)
 
 
 async def test_it_says_how_it_is(clean_environment: Path) -> None:

@@ -18,9 +18,14 @@ from tests.hub.watcher import Watcher, add_ann, settings, token
 from keepline.errors import ConfigError
 from keepline.http import HttpSession
 from keepline.hub.channels import Policy
+from keepline.hub.opening import GateSettings
 from keepline.hub.process import HubProcess
+from keepline.hub.registrar import Registrar
 from keepline.hub.server import AnalyticsHub
 from keepline.hub.settings import CHANNELS, ChannelSettings, HubConfig
+from keepline.hub.signing import KEYS_FILE_NAME
+from keepline.hub.workers import Workers
+from keepline.resilience.backoff import Backoff
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
 
@@ -176,6 +181,35 @@ async def test_at_the_end_all_are_told_to_come_back(
         assert running.workers is not None
         assert running.workers.pids == []
     assert "Worker lost" not in caplog.text
+
+
+async def test_they_have_all_the_time_in_which_clients_are_sent_away(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.hub.workers._GRACE_SECONDS", 0.5)
+    async with (
+        hub(clean_environment, workers=1, drain_seconds=2.0) as running,
+        watchers(running.url, 4) as screens,
+    ):
+        for screen in screens:
+            await screen.alive()
+        ending = asyncio.gather(running.stop(), *(screen.end() for screen in screens))
+        assert (await ending)[1:] == [3001] * 4
+
+
+async def test_a_worker_makes_no_signing_keys(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepline.hub.workers._BACKOFF", Backoff((60.0,)))  # it fails once
+    gate = GateSettings(directory=clean_environment, argon2id=(64, 1, 1))
+    keys = clean_environment / KEYS_FILE_NAME
+    config = HubConfig(port=0, directory=clean_environment, gate=gate, workers=1)
+    registrar = Registrar(CHANNELS, journal_path=None)
+    workers = Workers(config, registrar, own=dict)
+    await workers.start(1)
+    assert workers.troubles() == ["1 of 1 workers do not serve"]
+    assert not keys.exists()
+    await workers.close()
 
 
 async def test_without_a_worker_the_hub_serves_by_itself_and_says_so(

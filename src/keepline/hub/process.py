@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from keepline.clock import SYSTEM_CLOCK, Clock, within
-from keepline.errors import ConfigError, KeeplineError, ProtocolError, StorageError, TransientError
+from keepline.errors import ConfigError, ProtocolError, StorageError, TransientError
 from keepline.hub.bus import read_frame
 from keepline.hub.bus_wire import framed
 from keepline.hub.settings import HubConfig
@@ -163,8 +163,8 @@ class HubProcess:
         """
         self._first.clear()
         self._beat = self._failed = None
-        await self._spawn()
         try:
+            await self._spawn()
             await within(self._clock, self._start_seconds, self._first.wait())
             self._check_started()
         except TimeoutError:
@@ -172,7 +172,7 @@ class HubProcess:
             raise TransientError(
                 f"the hub did not serve within {self._start_seconds:g} s", category="timeout"
             ) from None
-        except KeeplineError:
+        except BaseException:  # also when nobody waits for it any more
             await self.stop()
             raise
         event(log, logging.INFO, "Hub process started", pid=self.pid, url=self.url)
@@ -299,7 +299,7 @@ def read_order(payload: bytes) -> Order:
     """
     try:
         return msgspec.json.decode(payload, type=Order, dec_hook=_of_plain)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"no order for a hub: {error}") from None
 
 

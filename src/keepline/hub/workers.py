@@ -141,7 +141,8 @@ class Workers:
         await self.hang_up()
         for worker in self._live:
             worker.tell_to_end()
-        await asyncio.gather(*(worker.ended(_GRACE_SECONDS) for worker in self._live))
+        limit = self._config.drain_seconds + _GRACE_SECONDS
+        await asyncio.gather(*(worker.ended(limit) for worker in self._live))
         await _cancelled(self._keepers)
 
     async def complete(self) -> None:
