@@ -116,8 +116,9 @@ def test_the_range_and_the_words_say_the_same(code: CloseCode) -> None:
 
 @pytest.mark.parametrize(
     ("code", "back"),
-    [(1000, False), (1001, True), (1002, False), (1006, True), (1008, False), (1011, True), (1012, True),
-     (1013, True), (3499, True), (3500, False), (3999, False), (4100, True), (4500, False)],
+    [(1000, False), (1001, True), (1002, False), (1003, False), (1005, True), (1006, True), (1007, False),
+     (1008, False), (1009, False), (1010, False), (1011, True), (1012, True), (1013, True), (1014, True),
+     (3000, True), (3499, True), (3500, False), (3999, False), (4100, True), (4500, False)],
 )  # fmt: skip
 def test_which_codes_come_back(code: int, back: bool) -> None:
     assert comes_back(code) is back

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from keepline.hub.closecodes import comes_back
 from keepline.hub.opening import GateSettings, IssuerSettings
 from keepline.hub.server import AnalyticsHub
 from keepline.hub.settings import HubConfig
@@ -210,6 +211,21 @@ def test_the_package_holds_what_it_needs_and_works_for_who_installs_it(
         cwd=user,
     )
     assert said.strip() == "AnalyticsWebSocket,ConnectionEnded,StopError,comesBack"
+
+
+def test_client_and_hub_agree_on_who_comes_back(
+    need: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    shutil.copy(PAGE / "client.js", tmp_path / "client.mjs")
+    said = run(
+        need("node")["node"],
+        "--input-type=module",
+        "-e",
+        'import { comesBack } from "./client.mjs";'
+        "console.log(JSON.stringify([...Array(5000).keys()].slice(1000).filter(comesBack)));",
+        cwd=tmp_path,
+    )
+    assert json.loads(said) == [code for code in range(1000, 5000) if comes_back(code)]
 
 
 def test_the_howtos_example_is_a_module(need: Callable[..., dict[str, str]]) -> None:

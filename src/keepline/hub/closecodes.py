@@ -1,8 +1,10 @@
 """With which code a connection ends, in one table; the range says whether to come back.
 
 Invariants: 3000-3499 means "come back, with a growing pause", 3500-3999 "do not, a person or a program must change
-something first"; codes below 3000 are RFC 6455's and mean what they mean there. A client needs no list, only the range,
-so that an old client handles a new code. The numbers 3000, 3003 and 3008, which IANA has given away, are not used.
+something first"; codes below 3000 are RFC 6455's and mean what they mean there: a client that was closed normally, or
+that sent what is wrong, does not come back, for the same would happen again. From 3000 on a client needs no list, only
+the range, so that an old client handles a new code. The numbers 3000, 3003 and 3008, which IANA has given away, are
+not used.
 """
 
 from enum import IntEnum
@@ -66,11 +68,15 @@ CLOSE_WORDS: dict[CloseCode, str] = {
 """What a code means, short enough for the reason of a close frame (123 bytes)."""
 
 
+_FINAL = frozenset({1000, 1002, 1003, 1007, 1008, 1009, 1010})
+"""RFC 6455's codes after which a client does not come back."""
+
+
 def comes_back(code: int) -> bool:
     """Whether a client that was closed with this code should connect again."""
     if 3000 <= code <= 4999:
         return code % 1000 < 500
-    return code not in (1000, 1002, 1003, 1007, 1008, 1009, 1010)
+    return code not in _FINAL
 
 
 def may_be_sent(code: int) -> bool:

@@ -86,9 +86,10 @@ export interface SnapshotItem {
   readonly key: string;
   readonly offset: number;
   readonly data: unknown;
-  /** Where the hub gives them. */
-  readonly id?: string;
+  /** When it was published, which may be long before the snapshot. */
   readonly timestamp?: string;
+  /** The publisher's own, where it gave one. */
+  readonly id?: string;
 }
 
 /** Many values at once. `partial`: only the keys that changed; otherwise the whole state, which replaces what was. */

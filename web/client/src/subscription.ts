@@ -25,7 +25,7 @@ export interface Verdict {
   readonly conflated: number;
   /** Messages that should have come and did not. */
   readonly hole: { readonly from: number; readonly to: number } | undefined;
-  /** Of a snapshot: the items that were not given out before. */
+  /** Of a snapshot: its items; where it replaces nothing, those that were not given out before. */
   readonly items: readonly OtherMessage[];
 }
 
@@ -113,11 +113,12 @@ export class Subscription {
 
   #snapshot(message: SnapshotMessage, before: number | undefined): Verdict {
     if (message.data.partial && before !== undefined && message.offset <= before) return STALE;
-    const known = this.policy === "conflate" ? undefined : before;
+    const replaces = this.policy === "conflate"; // then what was given out is worth nothing without it
+    const known = replaces ? undefined : before;
     const items = message.data.items.filter(
       (item) =>
         (known === undefined || item.offset > known) &&
-        (item.id === undefined || this.#ids.add(item.id)),
+        (item.id === undefined || this.#ids.add(item.id) || replaces),
     );
     const conflated = message.data.partial
       ? this.#conflated(message.offset, before, message.data.items.length)

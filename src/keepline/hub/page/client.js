@@ -3,14 +3,25 @@
 const NO_ANSWER = 4e3;
 /** What this client says to a frame that it does not read. */
 const BAD_FRAME = 4001;
+/** RFC 6455's codes after which the same would happen again, and the one that says that all is done. */
+const FINAL = /* @__PURE__ */ new Set([
+	1e3,
+	1002,
+	1003,
+	1007,
+	1008,
+	1009,
+	1010
+]);
 /**
 * Whether to connect again after a close with this code.
 *
-* Below 3000 the transport speaks (RFC 6455): come back. From 3000 on the lower half of each thousand means "come
+* Below 3000 the transport speaks (RFC 6455): do not after a normal end or when what we sent was wrong, otherwise do,
+* 1005 and 1006 (no code was sent) among them. From 3000 on the lower half of each thousand means "come
 * back", the upper half "do not": 3000-3999 are the hub's, 4000-4999 an application's.
 */
 function comesBack(code) {
-	return code < 3e3 || code % 1e3 < 500;
+	return code < 3e3 ? !FINAL.has(code) : code % 1e3 < 500;
 }
 // src/backoff.ts
 /**
@@ -310,8 +321,9 @@ var Subscription = class {
 	}
 	#snapshot(message, before) {
 		if (message.data.partial && before !== void 0 && message.offset <= before) return STALE;
-		const known = this.policy === "conflate" ? void 0 : before;
-		const items = message.data.items.filter((item) => (known === void 0 || item.offset > known) && (item.id === void 0 || this.#ids.add(item.id)));
+		const replaces = this.policy === "conflate";
+		const known = replaces ? void 0 : before;
+		const items = message.data.items.filter((item) => (known === void 0 || item.offset > known) && (item.id === void 0 || this.#ids.add(item.id) || replaces));
 		const conflated = message.data.partial ? this.#conflated(message.offset, before, message.data.items.length) : 0;
 		this.#moveTo(message);
 		const { channel, epoch } = message;

@@ -91,7 +91,7 @@ describe("coming back", () => {
     expect(rig.states().at(-1)).toMatchObject({ retryIn: 750 });
   });
 
-  it.each([3000, 3001, 3002, 3010, 3499, 4000, 4499, 1000, 1001, 1006, 1012])("%i: tries again", (code) => {
+  it.each([3000, 3001, 3002, 3010, 3499, 4000, 4499, 1001, 1005, 1006, 1011, 1012])("%i: tries again", (code) => {
     const rig = new Rig();
     rig.live();
     rig.closes(code, "words");
@@ -100,7 +100,7 @@ describe("coming back", () => {
     expect(rig.link.state).toBe("live");
   });
 
-  it.each([3500, 3502, 3999, 4500, 4999])("%i: stops, until connect is called", (code) => {
+  it.each([1000, 1002, 1009, 3500, 3502, 3999, 4500, 4999])("%i: stops, until connect is called", (code) => {
     const rig = new Rig();
     rig.live();
     rig.closes(code, "words");
@@ -500,6 +500,28 @@ describe("what comes", () => {
     other.says(alert(2));
     const [whole] = other.says(snapshot("alerts", 3, items));
     expect(whole).toMatchObject({ items: [{ offset: 1 }, { offset: 2 }, { offset: 3 }] });
+  });
+
+  it("of a snapshot that replaces what was known is passed on whole, ids that were seen among it", () => {
+    const rig = following("conflate", "lp-performance");
+    const lp = { ...alert(5, { id: "a" }), channel: "lp-performance", key: "LP1" };
+    const item = { type: "lp-metrics", key: "LP1", offset: 5, timestamp: STAMP, id: "a", data: {} };
+    rig.says(lp);
+    const [whole] = rig.says(snapshot("lp-performance", 5, [item]));
+    expect(whole).toMatchObject({ items: [{ key: "LP1", offset: 5 }] });
+    const [anew] = rig.says({ ...snapshot("lp-performance", 1, [{ ...item, offset: 1 }]), epoch: "f" });
+    expect(anew).toMatchObject({ items: [{ key: "LP1", epoch: "f", offset: 1 }] });
+  });
+
+  it("of a snapshot after a new epoch comes once, by its id, with its own time", () => {
+    const rig = following("never");
+    rig.says(alert(7, { id: "a" }));
+    const then = "2026-01-04T08:00:00.000Z";
+    const item = (offset: number, id: string) => ({ type: "alert", key: "", offset, timestamp: then, id, data: {} });
+    const [effect] = rig.says({ ...snapshot("alerts", 2, [item(1, "a"), item(2, "b")]), epoch: "f" });
+    expect(effect).toMatchObject({ items: [{ id: "b", epoch: "f", timestamp: then }] });
+    rig.says(alert(3, { id: "b", epoch: "f" }));
+    expect(rig.link.stats.duplicates).toBe(1);
   });
 
   it("of a snapshot is known by its id, too, where it has one", () => {
