@@ -66,12 +66,25 @@ class Table {
   }
 }
 
-// a cell: text, or [text, mood], or a number
+// a cell of ours that has a colour; what publishers send is a text or a number, or is not shown
+class Moody {
+  constructor(text, mood) {
+    this.text = text;
+    this.mood = mood;
+  }
+}
+
+// nothing that a publisher sends may throw here: one such cell would keep all others from being painted
+function wordsOf(value) {
+  if (typeof value === "number") return number(value);
+  return typeof value === "string" || typeof value === "boolean" ? String(value) : "-";
+}
+
 function write(row, cells) {
   cells.forEach((cell, n) => {
     const td = row.children[n] ?? row.appendChild(document.createElement("td"));
-    const [text, mood] = Array.isArray(cell) ? cell : [cell, ""];
-    const words = typeof text === "number" ? number(text) : String(text ?? "-");
+    const { text, mood } = cell instanceof Moody ? cell : { text: cell, mood: "" };
+    const words = wordsOf(text);
     if (td.textContent !== words) td.textContent = words;
     td.classList.toggle("number", typeof text === "number");
     if ((td.dataset.mood ?? "") !== mood) td.dataset.mood = mood;
@@ -88,7 +101,9 @@ function percent(value) {
 
 function time(stamp) {
   const at = new Date(stamp ?? "");
-  return Number.isNaN(at.getTime()) ? "earlier" : at.toLocaleTimeString("en-GB");
+  if (Number.isNaN(at.getTime())) return "earlier";
+  const today = at.toDateString() === new Date().toDateString();
+  return today ? at.toLocaleTimeString("en-GB") : at.toLocaleString("en-GB");
 }
 
 const MOODS = {
@@ -96,7 +111,7 @@ const MOODS = {
   connected: "good", degraded: "warn", disconnected: "bad",
   info: "", warning: "warn", error: "bad",
 };
-const moody = (word) => [word, MOODS[word] ?? ""];
+const moody = (word) => new Moody(word, typeof word === "string" && Object.hasOwn(MOODS, word) ? MOODS[word] : "");
 
 const tables = {
   exposure: new Table(
@@ -111,7 +126,7 @@ const tables = {
   ),
   routing: new Table(
     $("routing"),
-    ({ data, at }) => [at, data.symbol, data.side, data.volume, [data.routingDecision, data.routingDecision === "REJECT" ? "bad" : ""], data.lpSelected, data.executionTimeMs, data.slippage],
+    ({ data, at }) => [at, data.symbol, data.side, data.volume, new Moody(data.routingDecision, data.routingDecision === "REJECT" ? "bad" : ""), data.lpSelected, data.executionTimeMs, data.slippage],
     { most: MOST_ROWS, newestFirst: true },
   ),
   alerts: new Table(

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { Window } from "happy-dom";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
 import { WebSocket } from "ws";
 import { HUB, alert, control, lp, publish } from "./house.js";
 
@@ -96,6 +96,22 @@ it("shows what is live, how old it is, and what was conflated", async () => {
   await seen(() => !text("#lps").includes(mark));
 });
 
+it("shows what it understands of data that is not as agreed, and goes on", async () => {
+  const mark = `odd ${process.pid}`;
+  const odd = { toString: 1, valueOf: 1 };
+  await publish(
+    { channel: "lp-performance", type: "lp-metrics", key: `${mark} 1`, data: { lpName: `${mark} 1`, status: odd, avgSpread: ["x", odd] } },
+    { channel: "lp-performance", type: "lp-metrics", key: `${mark} 2`, data: { lpName: `${mark} 2`, status: "constructor", avgSpread: 2 } },
+  );
+  await seen(() => text("#lps").includes(`${mark} 2`));
+  const cells = (name: string) =>
+    [...([...document.querySelectorAll("#lps tr")].find((each) => each.textContent.includes(name))?.children ?? [])];
+  expect(cells(`${mark} 1`).map((cell) => cell.textContent)).toEqual([`${mark} 1`, "-", "-", "-", "-", "-"]);
+  const [, status] = cells(`${mark} 2`);
+  expect(status?.textContent).toBe("constructor");
+  expect(status?.getAttribute("data-mood") ?? "").toBe("");
+});
+
 it("comes back by itself, and says so", async () => {
   await control("cut");
   await seen(() => text("#link") === "reconnecting");
@@ -108,6 +124,21 @@ it("forgets everything when its user signs out", async () => {
   expect(text("#link")).toBe("signed out");
   expect(text("#alerts") + text("#lps")).toBe("");
   expect(document.querySelector("#sign-in")?.hasAttribute("hidden")).toBe(false);
+});
+
+it("shows what was said before in its own time, with the day where it is another", async () => {
+  const mark = `before ${process.pid}`;
+  await publish({ channel: "routing-metrics", type: "routing-decision", id: mark, data: { symbol: mark, volume: 1 } });
+  vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 48 * 3_600_000 });
+  try {
+    submit("ann", "correct-horse-7-staple");
+    await seen(() => text("#routing").includes(mark));
+    const row = [...document.querySelectorAll("#routing tr")].find((each) => each.textContent.includes(mark));
+    expect(row?.children[0]?.textContent).toMatch(/^\d\d\/\d\d\/\d{4}, \d\d:\d\d:\d\d$/);
+  } finally {
+    vi.useRealTimers();
+    (document.querySelector("#leave") as unknown as { click(): void }).click();
+  }
 });
 
 it("signs out who loses access, and says why", async () => {
