@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,29 @@ async def test_a_hub_that_is_killed_comes_back_alone_and_what_was_said_meanwhile
             await watcher.subscribe("system")
             await watcher.holds("credential-state schwab", state="VALID")
         assert daemon.credentials["schwab"].ready()[0]
+    finally:
+        await daemon.stop()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are for Linux")
+async def test_workers_that_are_configured_serve_the_screens(
+    with_hub: Configure, sandbox: SandboxServer
+) -> None:
+    configured = with_hub(more="workers = 1\n")
+    await save_token(configured, "schwab", sandbox.issue())
+    daemon = await asyncio.to_thread(Daemon, configured)
+    await daemon.start()
+    assert daemon.hub is not None
+    try:
+        async with Watcher(daemon.hub.url) as watcher:
+            await watcher.subscribe("system")
+            await watcher.holds("credential-state schwab", state="VALID")
+            pid = daemon.hub.pid
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            (worker,) = (await asyncio.to_thread(children.read_text)).split()
+            os.kill(int(worker), signal.SIGKILL)
+            assert await watcher.end() == 1006  # it was the worker's
+        assert daemon.hub.pid == pid
     finally:
         await daemon.stop()
 

@@ -136,9 +136,7 @@ class BusServer:
         while True:
             try:
                 sock, _ = await loop.sock_accept(self._listening)
-            except (
-                OSError
-            ) as error:  # no more descriptors: those who wait are served a little later
+            except OSError as error:  # out of descriptors: those who wait come a little later
                 event(log, logging.WARNING, "Publisher not accepted", error=str(error))
                 await self._clock.sleep(_FULL_SECONDS)
                 continue
