@@ -304,7 +304,7 @@ export class AnalyticsWebSocket {
       this.#flush();
       this.#deliver(effect);
     } else {
-      if (isSnapshot(message)) mailbox.clear(message.channel);
+      if (isSnapshot(message) && policy === "conflate") mailbox.clear(message.channel);
       mailbox.put(message.channel, policy === "conflate" ? placeOf(message) : undefined, effect);
       this.#paintSoon();
     }

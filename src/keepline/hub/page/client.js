@@ -1417,7 +1417,7 @@ var AnalyticsWebSocket = class {
 			this.#flush();
 			this.#deliver(effect);
 		} else {
-			if (isSnapshot(message)) mailbox.clear(message.channel);
+			if (isSnapshot(message) && policy === "conflate") mailbox.clear(message.channel);
 			mailbox.put(message.channel, policy === "conflate" ? placeOf(message) : void 0, effect);
 			this.#paintSoon();
 		}

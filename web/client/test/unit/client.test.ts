@@ -372,9 +372,57 @@ it("with pace frame a partial snapshot comes after what waits, and a whole one r
   peer.says(welcome());
   await peer.subscribes("conflate");
   const lp = (offset: number) => alert(offset, { channel: "lp", key: "LP1" });
-  peer.says(lp(1), snapshot("lp", 2, []), lp(3), snapshot("lp", 5, [], true), lp(9));
+  const gone = alert(1, { channel: "lp", key: "LP0" });
+  peer.says(gone, snapshot("lp", 2, []), lp(3), snapshot("lp", 5, [], true), lp(9));
   await end.calls;
   expect(got).toEqual(["snapshot 2", "alert 3", "snapshot 5", "alert 9"]);
+});
+
+it("with pace frame a snapshot of what does not conflate replaces nothing that waits", async () => {
+  const got: string[] = [];
+  const end = awaited<[unknown]>();
+  const note = (message: { offset: number }) => {
+    got.push(`alert ${message.offset}`);
+    if (message.offset === 9) end.handler(message);
+  };
+  const client = make({ channels: ["routing"], pace: "frame" }, { onAlert: (_, message) => note(message) });
+  void client.connect();
+  const peer = await accepted();
+  peer.says(welcome());
+  await peer.subscribes("drop-oldest");
+  const routing = (offset: number) => alert(offset, { channel: "routing" });
+  const items = [2, 3].map((offset) => ({ type: "alert", key: "", offset, timestamp: STAMP, data: {} }));
+  peer.says(routing(1), routing(2), snapshot("routing", 3, items), routing(9));
+  await end.calls;
+  expect(got).toEqual(["alert 1", "alert 2", "alert 3", "alert 9"]);
+});
+
+it("the end of an old connection is not the end of a new one", async () => {
+  const made: WebSocket[] = [];
+  class Noted extends WebSocket {
+    constructor(url: string, protocols: string[]) {
+      super(url, protocols);
+      made.push(this);
+    }
+  }
+  const client = make({ webSocket: Noted });
+  const first = accepted();
+  void client.connect();
+  const old = await first;
+  old.says(welcome());
+  await client.connect();
+  old.socket.pause(); // it does not say goodbye yet
+  client.close();
+  const second = accepted();
+  void client.connect();
+  const peer = await second;
+  peer.says(welcome());
+  await client.connect();
+  const gone = once(made[0] as WebSocket, "close");
+  old.socket.resume();
+  await gone; // the client heard of it first
+  client.subscribe(["alerts"]);
+  expect(await peer.hears()).toMatchObject({ action: "subscribe", channels: ["alerts"] });
 });
 
 describe("a page around it", () => {

@@ -214,6 +214,27 @@ describe("the token's source", () => {
     expect(rig.link.state).toBe("reconnecting"); // and the next question for a token is answered with stop
   });
 
+  it("is never given: a renewal that hangs ends with its connection, and the next one renews", () => {
+    const rig = new Rig();
+    rig.live();
+    rig.says(control("expiring"));
+    rig.closes(3002);
+    rig.live();
+    expect(rig.says(control("expiring"))).toContainEqual({ do: "token", attempt: rig.link.attempt, why: "refresh" });
+  });
+
+  it("is given after the client was closed: nothing is opened", () => {
+    const rig = new Rig();
+    rig.do((link) => link.connect());
+    const { attempt } = rig.link;
+    expect(rig.pass(1e6)).toEqual([]); // a person may be asked, who takes their time
+    rig.do((link) => link.close());
+    expect(rig.do((link, now) => link.gotToken(attempt, "a.b.c", now))).toEqual([]);
+    rig.do((link) => link.connect());
+    expect(rig.do((link, now) => link.gotToken(attempt, "a.b.c", now))).toEqual([]);
+    expect(rig.token()).toMatchObject([{ do: "open" }]);
+  });
+
   it("a fixed token cannot be renewed: nothing is asked", () => {
     const rig = new Rig({ fixedToken: true });
     rig.live();
@@ -649,6 +670,22 @@ describe("a hidden page", () => {
     rig.token();
     rig.says(welcome());
     expect(rig.last("subscribe")).toMatchObject({ channels: ["lp-performance"] });
+  });
+
+  it("that is hidden while it connects gives that up, and begins again when it is seen", () => {
+    const rig = new Rig();
+    rig.do((link, now) => link.subscribe(["lp-performance"], now));
+    rig.do((link) => link.connect());
+    rig.token();
+    const { attempt } = rig.link;
+    rig.do((link, now) => link.hidden(now));
+    expect(rig.pass(5000).find((effect) => effect.do === "shut")).toMatchObject({ code: 1000 });
+    expect(rig.do((link, now) => link.closed(attempt, 1000, "", now))).toEqual([]); // our own goodbye stops nothing
+    expect(rig.link.state).toBe("paused");
+    rig.do((link, now) => link.visible(now));
+    rig.token();
+    rig.says(welcome());
+    expect(rig.last("subscribe").channels).toEqual(["lp-performance"]);
   });
 
   it("does not dial for nothing: not after a loss, not when it is opened in the background", () => {
