@@ -292,7 +292,10 @@ async def test_a_journal_that_cannot_be_written_ends_this_life_and_the_next_one_
         assert process.pid is not None
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         assert bus.publish("alerts", "alert", {"n": 2})
-        assert await process.ended() == "the hub's process ended with 1"
+        # 1, or what Python makes of it when its standard error is a file that may not grow either
+        assert await process.ended() in {
+            f"the hub's process ended with {code}" for code in (1, 120)
+        }
         await process.stop()
         await process.start()
         await bus.publish_durable("alerts", "alert", {"n": 3})

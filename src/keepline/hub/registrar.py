@@ -102,13 +102,12 @@ class Registrar:
             StorageError: the journal belongs to another process, is damaged or cannot be written.
         """
         self._outlet = outlet
+        if self.journal is not None:
+            await self.journal.start()
+            for name, settings in self._settings.items():
+                if settings.policy is Policy.NEVER:
+                    await self._restore(name, min(settings.history_count, _MOST_RESTORED))
         self._handed_out.open()
-        if self.journal is None:
-            return
-        await self.journal.start()
-        for name, settings in self._settings.items():
-            if settings.policy is Policy.NEVER:
-                await self._restore(name, min(settings.history_count, _MOST_RESTORED))
 
     async def close(self) -> None:
         """Finish what is being written."""
