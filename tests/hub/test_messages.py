@@ -53,6 +53,14 @@ def test_a_circle_is_refused() -> None:
         encode_data(circle)
 
 
+def test_data_that_is_too_deep_is_refused_in_words() -> None:
+    data: Any = None
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):  # noqa: PT012
+        for _ in range(3000):
+            data = [data]
+            encode_data(data)
+
+
 def test_null_and_words_like_nan_are_data() -> None:
     assert encode_data({"a": None, "b": "NaN", "c": b"x", "d": 1}) == (
         b'{"a":null,"b":"NaN","c":"eA==","d":1}'

@@ -104,12 +104,12 @@ def encode_data(data: Any) -> bytes:
     """
     try:
         text = _encode(data)
+        # a NaN is written as null (a float) or NaN (a Decimal); only what holds such words is looked at closely
+        suspect = b"null" in text or b"NaN" in text or b"Infinity" in text
+        where = _not_a_number(data) if suspect else ""
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"cannot be written as JSON: {error}", key="data") from error
-    # a NaN is written as null (a float) or NaN (a Decimal); only what holds such words is looked at closely
-    if (b"null" in text or b"NaN" in text or b"Infinity" in text) and (
-        where := _not_a_number(data)
-    ):
+    if where:
         raise ConfigError(f"data{where} is not a finite number; JSON has none such", key="data")
     return text
 
