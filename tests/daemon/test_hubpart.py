@@ -63,6 +63,8 @@ async def test_the_daemon_says_on_system_how_its_tokens_and_parts_are(
     await daemon.start()
     assert daemon.hub is not None
     assert daemon.metrics is not None
+    assert daemon.hub.path == bus_path()
+    assert bus_path().stat().st_mode & 0o777 == 0o600
     try:
         async with Watcher(daemon.hub.url) as watcher:
             await watcher.subscribe("system")

@@ -55,6 +55,13 @@ async def get(url: str) -> Any:
         return await http.request("GET", url, headers={"Authorization": f"Bearer {token()}"})
 
 
+async def restarts(url: str) -> float:
+    """How many workers were replaced, by the hub's numbers; none yet is no line."""
+    metrics = (await get(f"{url}/metrics")).body.decode()
+    found = re.search(r"^keepline_hub_worker_restarts_total (\S+)$", metrics, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 async def test_clients_are_spread_and_each_sees_everything_in_order(
     clean_environment: Path,
 ) -> None:
@@ -108,11 +115,13 @@ async def test_one_that_is_killed_is_replaced_and_its_clients_go_on_where_they_w
             await running.publish_durable("alerts", "alert", {"n": 1})
             last = await screen.kind("alert", n=1)
             (pid,) = running.workers.pids
+            before = await restarts(running.url)
             os.kill(pid, signal.SIGKILL)
             assert await screen.end() == 1006
         await running.publish_durable("alerts", "alert", {"n": 2})
         await running.workers.complete()
         assert running.workers.pids != [pid]
+        assert await restarts(running.url) == before + 1
         await running.publish_durable("alerts", "alert", {"n": 3})
         async with Watcher(running.url) as screen:
             where = {"epoch": last["epoch"], "offset": last["offset"]}
@@ -257,6 +266,8 @@ async def test_workers_end_with_a_hub_that_is_killed(clean_environment: Path) ->
         children = await asyncio.to_thread(Path(f"/proc/{pid}/task/{pid}/children").read_text)
         pids = [int(child) for child in children.split()]
         assert len(pids) == 2
+        # Ctrl-C goes to whoever started them, who ends them in order
+        assert [os.getsid(each) for each in (pid, *pids)] == [pid, *pids]
         os.kill(pid, signal.SIGKILL)
         await process.ended()
         await asyncio.to_thread(ends, pids)
