@@ -119,6 +119,17 @@ it("comes back by itself, and says so", async () => {
   expect(text('[data-count="retries"]')).not.toBe("0");
 });
 
+it("after the hub's restart shows what the hub knows, and each alert once", async () => {
+  const mark = `kept ${process.pid}`;
+  await publish(lp(mark, 1), alert(mark));
+  await seen(() => text("#lps").includes(mark) && text("#alerts").includes(mark));
+  await control("restart");
+  await seen(() => !text("#lps").includes(mark));
+  await publish(alert(`${mark} after`));
+  await seen(() => text("#alerts").includes(`${mark} after`));
+  expect(text("#alerts").split(mark).length - 1).toBe(2);
+});
+
 it("forgets everything when its user signs out", async () => {
   (document.querySelector("#leave") as unknown as { click(): void }).click();
   expect(text("#link")).toBe("signed out");
