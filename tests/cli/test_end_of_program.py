@@ -14,6 +14,7 @@ from keepline.cli.app import app
 from keepline.cli.exits import exit_code, exit_code_of_outcomes, exit_code_of_signal
 from keepline.cli.notes import notes
 from keepline.cli.output import show_credential, show_fields, show_table
+from keepline.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,8 @@ def test_the_light_parser_reads_what_typer_reads() -> None:
         "",
         "--log-format",
         "json",
+        "--workers",
+        "2",
     ]
     assert service.parse(arguments) == (
         Path("a.toml"),
@@ -112,6 +115,7 @@ def test_the_light_parser_reads_what_typer_reads() -> None:
             "telemetry.log_level": "DEBUG",
             "telemetry.metrics": "",
             "telemetry.log_format": "json",
+            "hub.workers": "2",
         },
     )
     assert service.parse([]) == (None, False, {})
@@ -121,6 +125,33 @@ def test_the_light_parser_reads_what_typer_reads() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["x"], ["--once=1"], ["--config"]])
 def test_what_it_does_not_know_is_left_to_typer(arguments: list[str]) -> None:
     assert service.parse(arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("two", "expected a whole number"), ("-1", "a whole number, 0 or more")]
+)
+def test_a_number_of_workers_that_is_none_is_refused_with_its_key(
+    tmp_path: Path, given: str, words: str
+) -> None:
+    file = tmp_path / "keepline.toml"
+    file.write_text("[hub]\nenabled = true\n")
+    with pytest.raises(ConfigError, match=rf"hub\.workers.*{words}"):
+        service.serve(file, False, {"hub.workers": given})
+
+
+def test_a_number_of_workers_counts_over_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keepline.toml"
+    file.write_text("[hub]\nenabled = true\nworkers = 1\n")
+    taken = []
+    monkeypatch.setattr(
+        "keepline.daemon.run.run", lambda settings: taken.append(settings.hub.workers)
+    )
+    monkeypatch.setattr("keepline.daemon.loop.run_on_loop", lambda made: 15)
+    monkeypatch.setattr("keepline.telemetry.setup_logging", lambda *_, **__: None)
+    service.serve(file, False, {"hub.workers": "2"})
+    assert taken == [2]
 
 
 def test_it_knows_every_option_that_typer_declares() -> None:

@@ -29,6 +29,10 @@ def run(
     metrics: Annotated[
         str | None, typer.Option(help='Loopback host:port, "" for off.', metavar="ADDRESS")
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Processes beside the hub's own that fan out (Linux).", metavar="N"),
+    ] = None,
 ) -> int:
     """Keep the tokens alive and hand each new one to the bots, until a signal."""
     from keepline.cli.service import serve
@@ -37,6 +41,7 @@ def run(
         "telemetry.log_level": log_level,
         "telemetry.log_format": log_format,
         "telemetry.metrics": metrics,
+        "hub.workers": workers,
     }
     return serve(config, once, flags)
 

@@ -17,6 +17,7 @@ FLAGS = {
     "--log-level": "telemetry.log_level",
     "--log-format": "telemetry.log_format",
     "--metrics": "telemetry.metrics",
+    "--workers": "hub.workers",
 }
 """Options that stand for a setting."""
 
@@ -58,7 +59,7 @@ def serve(config: Path | None, once: bool, flags: Mapping[str, object]) -> int:
     from keepline.daemon.run import run, run_once
     from keepline.telemetry import setup_logging
 
-    settings = load(config, flags=flags)
+    settings = load(config, flags={key: _typed(key, value) for key, value in flags.items()})
     telemetry = settings.telemetry
     with without("rich"):  # structlog would import it for colours that a log never has
         setup_logging(
@@ -67,6 +68,13 @@ def serve(config: Path | None, once: bool, flags: Mapping[str, object]) -> int:
     if once:
         return exit_code_of_cycles(run_on_loop(run_once(settings)))
     return exit_code_of_signal(run_on_loop(run(settings)))
+
+
+def _typed(key: str, value: object) -> object:
+    """A number as the file would give it; what is none is refused with its key."""
+    if key == "hub.workers" and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value
 
 
 @contextmanager

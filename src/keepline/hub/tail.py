@@ -161,7 +161,7 @@ class Tail:
         words = CLOSE_WORDS[CloseCode(code or 0)] if known else f"closed with code {code}"
         if code in _SIGN_IN:
             raise self._sign_in(words)
-        if code is not None and code != CloseCode.NORMAL and not comes_back(code):
+        if code is not None and not comes_back(code):
             raise PermanentError(f"{self.url}: {words}", code=str(code))
         self._note(f"{words}; connecting again")
 
