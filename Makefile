@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    the whole system on loopback: sandbox broker, daemon, two bots"
+	@echo "make demo    the whole system on loopback: sandbox broker, daemon, two bots, hub and page"
 	@echo "make test    every test, with branch coverage of each room"
 	@echo "make check   format, lint, types"
 	@echo "make bench   the speed figures of docs/reference/benchmarks.md"
