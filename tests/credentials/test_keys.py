@@ -12,9 +12,9 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from keepline.credentials import keys
 from keepline.credentials.keys import configuration_directory, storage_key
 from keepline.errors import ConfigError, StorageError
+from keepline.files.locking import alone_in
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_a_platform_that_gives_back_the_tilde_has_no_home_directory(
 def test_a_child_forked_while_a_key_is_generated_does_not_keep_the_directory(
     tmp_path: Path,
 ) -> None:
-    with keys._alone_in(tmp_path):
+    with alone_in(tmp_path):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:

@@ -9,17 +9,13 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from keepline import files, telemetry
 from keepline.errors import ConfigError, StorageError
-
-if sys.platform != "win32":
-    import fcntl
+from keepline.files.locking import alone_in
 
 __all__ = [
     "CREDENTIAL_NAME",
@@ -170,7 +166,7 @@ def _generated(path: Path, data_directory: Path | None) -> StorageKey:
             f"tokens outside of {path.parent}",
             key="storage_path",
         )
-    with _alone_in(path.parent):
+    with alone_in(path.parent):  # two processes that start together must end with one key
         if (key := _from_file(path, missing_is_fine=True)) is not None:
             return key  # another process was faster
         files.write_private(path, secrets.token_hex(32).encode() + b"\n")
@@ -183,20 +179,3 @@ def _generated(path: Path, data_directory: Path | None) -> StorageKey:
     key = _from_file(path)
     assert key is not None
     return key
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Two processes that start together must end with one key."""
-    if not directory.exists():
-        files.private_directory(directory)
-    if sys.platform == "win32":
-        yield
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked meanwhile would keep it
-        os.close(fd)

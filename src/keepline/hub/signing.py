@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from keepline import files, telemetry
 from keepline.errors import StorageError
-from keepline.hub.locking import alone_in, signature
+from keepline.files.locking import alone_in, signature
 from keepline.hub.trust import KeyRing, TrustedKey
 
 __all__ = ["KEYS_FILE_NAME", "SigningKeys"]

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from keepline import files, telemetry
 from keepline.errors import ConfigError, StorageError
+from keepline.files.locking import alone_in, signature
 from keepline.hub.access import Standing
-from keepline.hub.locking import alone_in, signature
 from keepline.hub.passwords import ARGON2ID, Argon2id, check_strength, hash_password, parameters_of
 
 __all__ = ["Revocation", "User", "UserBook", "UsersFile", "user_name"]

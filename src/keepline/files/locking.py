@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from keepline import files
+from keepline.files.directories import private_directory
 
 if sys.platform != "win32":
     import fcntl
@@ -18,7 +18,7 @@ __all__ = ["alone_in", "signature"]
 def alone_in(directory: Path) -> Iterator[None]:
     """Keep other processes' changes in this directory out; it is made when missing. Blocks."""
     if not directory.exists():
-        files.private_directory(directory)
+        private_directory(directory)
     if sys.platform == "win32":
         yield
         return
